@@ -1,0 +1,105 @@
+package cluster
+
+import (
+	"fmt"
+	"time"
+)
+
+// Keys of the ledger. One record a key, JSON.
+const (
+	KeyRoot      = "/skein/"
+	KeyNodes     = KeyRoot + "nodes/"     // nodes/<name> -> Node
+	KeyServices  = KeyRoot + "services/"  // services/<stack>/<service> -> Service
+	KeyInstances = KeyRoot + "instances/" // instances/<node>/<id> -> Instance
+	KeySlots     = KeyRoot + "slots/"     // slots/<stack>/<service>/<slot> -> id of the claim that holds it
+	KeyStatus    = KeyRoot + "status/"    // status/<node>/<id> -> Status
+	KeyImages    = KeyRoot + "images/"    // images/<reference> -> Image
+	KeyEvents    = KeyRoot + "events/"    // events/<20-digit sequence> -> Event, the last 1000
+	KeyMeta      = KeyRoot + "meta"       // Meta
+	KeySecrets   = KeyRoot + "secret/"    // CA key, join token, heartbeat key: never sent by the API
+)
+
+// SlotKey is the ledger's key that the holder of the slot owns.
+func SlotKey(stack, service string, slot int) string {
+	return fmt.Sprintf("%s%s/%s/%d", KeySlots, stack, service, slot)
+}
+
+// Meta is what is true of the cluster as a whole.
+type Meta struct {
+	Name        string    `json:"name"`
+	ID          string    `json:"id"` // random 128 bits, hex: tells two clusters of one name apart
+	Network     Network   `json:"network"`
+	Incarnation uint64    `json:"incarnation"` // bumped at every cold start
+	Created     time.Time `json:"created"`
+}
+
+// Image is an image that the cluster knows. Its blobs are on the nodes, named by digest.
+type Image struct {
+	Ref    string    `json:"ref"`    // demo/web:1
+	Digest string    `json:"digest"` // sha256:... of the manifest
+	Size   int64     `json:"size_bytes"`
+	Blobs  []string  `json:"blobs"`  // digests of manifest, config and layers
+	Source string    `json:"source"` // "archive" or the registry it came from
+	Loaded time.Time `json:"loaded"`
+
+	Revision int64 `json:"-"`
+}
+
+// Key is the ledger's key of the image.
+func (i *Image) Key() string { return KeyImages + i.Ref }
+
+// Event is one thing that happened, written so that a tired administrator understands it.
+type Event struct {
+	Seq     uint64    `json:"seq"`  // ledger revision: total order
+	Time    time.Time `json:"time"` // wall clock of the node that wrote it, for people only
+	Node    string    `json:"node"` // who wrote it
+	Kind    EventKind `json:"kind"`
+	Subject string    `json:"subject"` // n2, demo/web, demo/web.1, image demo/web:1
+	Text    string    `json:"text"`    // what happened, in a sentence
+	Why     string    `json:"why,omitempty"`
+}
+
+// EventKind groups events for filters and colours.
+type EventKind string
+
+const (
+	EventNode    EventKind = "node"    // joined, lost, drained, removed
+	EventLink    EventKind = "link"    // a link fell silent or came back
+	EventFence   EventKind = "fence"   // proof obtained, or not
+	EventService EventKind = "service" // deployed, moved, failed, removed
+	EventImage   EventKind = "image"
+	EventCluster EventKind = "cluster" // formed, coordinator changed
+)
+
+// State is a consistent copy of the ledger at Revision. Slices are sorted by key. Whoever gets a State
+// must not change it: it is shared.
+type State struct {
+	Revision  int64
+	Meta      Meta
+	Nodes     []Node
+	Services  []Service
+	Instances []Instance
+	Statuses  []Status
+	Images    []Image
+	// Events are not part of it: they are read by whoever shows them.
+}
+
+// Node finds a node by name, nil if there is none.
+func (s *State) Node(name string) *Node {
+	for i := range s.Nodes {
+		if s.Nodes[i].Name == name {
+			return &s.Nodes[i]
+		}
+	}
+	return nil
+}
+
+// Status finds the status of an instance, nil if its node has not reported yet.
+func (s *State) Status(id string) *Status {
+	for i := range s.Statuses {
+		if s.Statuses[i].ID == id {
+			return &s.Statuses[i]
+		}
+	}
+	return nil
+}
