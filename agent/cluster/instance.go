@@ -25,6 +25,10 @@ type Instance struct {
 	Stop   bool    `json:"stop,omitempty"` // the owner must stop it and report it stopped; then it is removed
 	Spec   Service `json:"spec"`           // what it was claimed for, whole: a node needs nothing else to run it
 	Reason string  `json:"reason"`         // why this node, why now; for people
+	// Failures counts the claims of this slot in a row that failed before this one, FailedOn is where the
+	// last of them did: the planner backs off and does not try the same node at once.
+	Failures int    `json:"failures,omitempty"`
+	FailedOn string `json:"failed_on,omitempty"`
 
 	Revision int64 `json:"-"` // ledger's mod revision, filled in by the store
 }

@@ -1,0 +1,305 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/skein-os/skein/agent/cluster"
+)
+
+// memory is a backend whose ledger is a State in memory.
+type memory struct {
+	self      string
+	state     cluster.State
+	committed []cluster.Txn
+	refuse    bool
+	peer      http.Handler
+}
+
+func (m *memory) Self() string                   { return m.self }
+func (m *memory) State() *cluster.State          { return &m.state }
+func (m *memory) Coordinator() string            { return "n1" }
+func (m *memory) Link(_, _ string) (string, int) { return "up", 0 }
+func (m *memory) Pending(_, _ string) []string   { return nil }
+func (m *memory) Reboot(string)                  {}
+func (m *memory) Commit(_ context.Context, t cluster.Txn) (bool, error) {
+	if m.refuse {
+		return false, nil
+	}
+	m.committed = append(m.committed, t)
+	return true, nil
+}
+func (m *memory) Events(_ context.Context, after uint64, _ bool, fn func(cluster.Event) error) error {
+	for seq := after + 1; seq <= 3; seq++ {
+		if err := fn(cluster.Event{Seq: seq, Text: "it happened"}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+func (m *memory) LoadImage(_ context.Context, r io.Reader) ([]cluster.Image, error) {
+	data, err := io.ReadAll(r)
+	if err != nil {
+		return nil, err
+	}
+	if len(data) == 0 {
+		return nil, errors.New("not an OCI archive: it is empty")
+	}
+	return []cluster.Image{{Ref: string(data), Digest: "sha256:0123456789abcdef", Size: 5e6}}, nil
+}
+func (m *memory) PullImage(_ context.Context, ref string) (cluster.Image, error) {
+	return cluster.Image{}, errors.New("no such registry")
+}
+func (m *memory) Blob(digest string) (io.ReadSeekCloser, int64, error) {
+	return nil, 0, errors.New("not here")
+}
+func (m *memory) Logs(_ context.Context, _ string, _ bool, tail int, fn func(string) error) error {
+	return fn("hello")
+}
+func (m *memory) Exec(_ context.Context, _ string, argv []string, in io.Reader, out, errOut io.Writer) (int, error) {
+	if argv[0] == "missing" {
+		return 0, errors.New("no such command")
+	}
+	if _, err := io.Copy(out, in); err != nil {
+		return 0, err
+	}
+	_, err := io.WriteString(errOut, "done")
+	return 7, err
+}
+func (m *memory) Peer(*cluster.Node) (http.RoundTripper, string) {
+	return handlerTransport{m.peer}, "http://peer"
+}
+
+// handlerTransport answers requests from a handler in the same process.
+type handlerTransport struct{ h http.Handler }
+
+func (t handlerTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	w := httptest.NewRecorder()
+	r.RequestURI = ""
+	t.h.ServeHTTP(w, r)
+	return w.Result(), nil
+}
+
+const image = "demo/web:1"
+
+func newMemory(self string) *memory {
+	return &memory{self: self, state: cluster.State{
+		Meta: cluster.Meta{Name: "test", Network: cluster.DefaultNetwork},
+		Nodes: []cluster.Node{
+			{Name: "n1", Number: 1, BootID: "b1", State: cluster.NodeOnline, Revision: 4},
+			{Name: "n2", Number: 2, BootID: "b2", State: cluster.NodeOnline, Revision: 5},
+		},
+		Instances: []cluster.Instance{{ID: "demo.web.1.a", Stack: "demo", Service: "web", Slot: 1, Node: "n2", BootID: "b2"}},
+		Statuses:  []cluster.Status{{ID: "demo.web.1.a", Node: "n2", State: cluster.InstanceRunning}},
+		Services:  []cluster.Service{{Stack: "demo", Name: "web", Replicas: 1, Revision: 9}},
+		Images:    []cluster.Image{{Ref: image, Digest: "sha256:0123456789abcdef"}},
+	}}
+}
+
+func serve(t *testing.T, m *memory, role string) (*Client, *Server) {
+	t.Helper()
+	s := NewServer(m, http.NotFoundHandler(), func(*http.Request) (string, string) { return role, "ann" }, slog.New(slog.DiscardHandler))
+	h := httptest.NewUnstartedServer(s)
+	h.EnableHTTP2 = true
+	h.StartTLS()
+	t.Cleanup(h.Close)
+	return &Client{Endpoints: []string{"https://127.0.0.1:1", h.URL}, HTTP: h.Client(), AttemptTimeout: 5 * time.Second}, s
+}
+
+func TestRoles(t *testing.T) {
+	for _, tc := range []struct {
+		role       string
+		read, exec bool
+		change     bool
+	}{
+		{RoleOperator, true, true, true},
+		{RoleNode, true, false, false},
+		{RoleNone, false, false, false},
+	} {
+		c, _ := serve(t, newMemory("n2"), tc.role)
+		ctx := t.Context()
+		_, err := c.Status(ctx)
+		if (err == nil) != tc.read {
+			t.Errorf("%q reads the status: got %v, want allowed %v", tc.role, err, tc.read)
+		}
+		_, err = c.Exec(ctx, "demo.web.1.a", []string{"true"}, strings.NewReader(""), io.Discard, io.Discard)
+		if (err == nil) != tc.exec {
+			t.Errorf("%q runs a command: got %v, want allowed %v", tc.role, err, tc.exec)
+		}
+		err = c.NodeAction(ctx, "n1", "drain")
+		if (err == nil) != tc.change {
+			t.Errorf("%q drains a node: got %v, want allowed %v", tc.role, err, tc.change)
+		}
+	}
+}
+
+func TestStatusCountsOnlyWhatRuns(t *testing.T) {
+	m := newMemory("n1")
+	c, _ := serve(t, m, RoleOperator)
+	st, err := c.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !st.Healthy || st.Services[0].Running != 1 {
+		t.Errorf("got healthy %v, running %d, want true, 1 (%v)", st.Healthy, st.Services[0].Running, st.Problems)
+	}
+	m.state.Nodes[1].BootID = "another" // n2 has rebooted: what it ran is gone, whatever its last report said
+	if st, err = c.Status(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if st.Healthy || st.Services[0].Running != 0 {
+		t.Errorf("after a reboot of the owner: got healthy %v, running %d, want false, 0", st.Healthy, st.Services[0].Running)
+	}
+}
+
+func TestDeploy(t *testing.T) {
+	service := func(name string, floating ...string) cluster.Service {
+		s := cluster.Service{Stack: "shop", Name: name, Image: image, Hash: "h"}
+		for _, f := range floating {
+			s.Floating = append(s.Floating, netip.MustParseAddr(f))
+		}
+		return s
+	}
+	for _, tc := range []struct {
+		name     string
+		services []cluster.Service
+		refuse   bool
+		want     string // in the error
+	}{
+		{"good", []cluster.Service{service("web", "10.0.0.1"), service("db")}, false, ""},
+		{"twice", []cluster.Service{service("web"), service("web")}, false, "twice"},
+		{"address taken", []cluster.Service{service("a", "10.0.0.1"), service("b", "10.0.0.1")}, false, "belongs to shop/a"},
+		{"no image", []cluster.Service{{Stack: "shop", Name: "x", Image: "nothing"}}, false, "skein image load"},
+		{"other stack", []cluster.Service{{Stack: "evil", Name: "x", Image: image}}, false, "stack must be shop"},
+		{"race", []cluster.Service{service("web")}, true, "try again"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			m := newMemory("n1")
+			m.refuse = tc.refuse
+			c, _ := serve(t, m, RoleOperator)
+			res, err := c.Deploy(t.Context(), "shop", tc.services)
+			if tc.want != "" {
+				if err == nil || !strings.Contains(err.Error(), tc.want) {
+					t.Fatalf("got %v, want an error with %q", err, tc.want)
+				}
+				if len(m.committed) > 0 {
+					t.Error("something was stored")
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(res.Created) != len(tc.services) || len(m.committed) != 1 {
+				t.Errorf("got %+v in %d transactions, want %d created in one", res, len(m.committed), len(tc.services))
+			}
+			for _, cond := range m.committed[0].Conditions {
+				if cond.Revision != 0 {
+					t.Errorf("a new service must be conditional on its absence, got %+v", cond)
+				}
+			}
+		})
+	}
+}
+
+func TestDeployIsIdempotentAndPrunes(t *testing.T) {
+	m := newMemory("n1")
+	services := []cluster.Service{{Stack: "demo", Name: "api", Image: image, Hash: "h"}}
+	c, _ := serve(t, m, RoleOperator)
+	res, err := c.Deploy(t.Context(), "demo", services)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(res.Removed) != 1 || res.Removed[0] != "demo/web" {
+		t.Errorf("got removed %v, want demo/web", res.Removed)
+	}
+	stored := m.committed[0].Puts[0].Value.(cluster.Service)
+	m.state.Services = []cluster.Service{stored}
+	if res, err = c.Deploy(t.Context(), "demo", services); err != nil {
+		t.Fatal(err)
+	}
+	if len(res.Unchanged) != 1 || len(m.committed) != 1 {
+		t.Errorf("got %+v and %d transactions, want unchanged and nothing stored", res, len(m.committed))
+	}
+}
+
+func TestExecAndLogsAreForwarded(t *testing.T) {
+	owner := newMemory("n2")
+	_, ownerServer := serve(t, owner, RoleNode) // the owner sees the passing node's certificate
+	m := newMemory("n1")
+	m.peer = ownerServer
+	c, _ := serve(t, m, RoleOperator)
+	var out, errOut bytes.Buffer
+	code, err := c.Exec(t.Context(), "demo.web.1.a", []string{"cat"}, strings.NewReader("input"), &out, &errOut)
+	if err != nil || code != 7 || out.String() != "input" || errOut.String() != "done" {
+		t.Errorf("exec: got code %d, %q, %q, %v; want 7, input, done", code, out.String(), errOut.String(), err)
+	}
+	if _, err := c.Exec(t.Context(), "demo.web.1.a", []string{"missing"}, strings.NewReader(""), &out, &errOut); err == nil || !strings.Contains(err.Error(), "no such command") {
+		t.Errorf("exec of a missing command: got %v", err)
+	}
+	var lines []string
+	err = c.Logs(t.Context(), "demo.web.1.a", false, -1, func(l LogLine) error { lines = append(lines, l.Line); return nil })
+	if err != nil || len(lines) != 1 || lines[0] != "hello" {
+		t.Errorf("logs: got %v, %v, want hello", lines, err)
+	}
+	// Two nodes that each take the other for the owner must not pass a request round for ever.
+	m.peer = NewServer(newMemory("n3"), http.NotFoundHandler(), func(*http.Request) (string, string) { return RoleNode, "n1" }, slog.New(slog.DiscardHandler))
+	if err := c.Logs(t.Context(), "demo.web.1.a", false, -1, func(LogLine) error { return nil }); err == nil || !strings.Contains(err.Error(), "try again") {
+		t.Errorf("a request that was passed on twice: got %v, want a refusal", err)
+	}
+}
+
+func TestRemoveNodeOnlyWhenEmpty(t *testing.T) {
+	m := newMemory("n1")
+	c, _ := serve(t, m, RoleOperator)
+	if err := c.RemoveNode(t.Context(), "n1"); err == nil || !strings.Contains(err.Error(), "drain") {
+		t.Errorf("remove an online node: got %v, want a hint to drain", err)
+	}
+	m.state.Nodes[1].State = cluster.NodeDrained
+	if err := c.RemoveNode(t.Context(), "n2"); err == nil || !strings.Contains(err.Error(), "demo.web.1.a") {
+		t.Errorf("remove an owner: got %v, want the instance named", err)
+	}
+	m.state.Nodes[0].State = cluster.NodeDrained
+	if err := c.RemoveNode(t.Context(), "n1"); err != nil {
+		t.Errorf("remove a drained node: %v", err)
+	}
+	if err := c.RemoveNode(t.Context(), "n9"); err == nil || !strings.Contains(err.Error(), "n9") {
+		t.Errorf("remove an unknown node: got %v", err)
+	}
+}
+
+func TestEventsGoOnWhereTheyEnded(t *testing.T) {
+	c, _ := serve(t, newMemory("n1"), RoleOperator)
+	var got []uint64
+	if err := c.Events(t.Context(), 1, false, func(e cluster.Event) error { got = append(got, e.Seq); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 2 || got[0] != 2 {
+		t.Errorf("got %v, want 2 and 3", got)
+	}
+}
+
+func FuzzReadFrame(f *testing.F) {
+	f.Add([]byte{FrameStdout, 0, 0, 0, 2, 'h', 'i'})
+	f.Add([]byte{FrameExit, 0xff, 0xff, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r := bytes.NewReader(data)
+		for {
+			if _, p, err := ReadFrame(r); err != nil || len(p) > MaxFrame {
+				if err == nil {
+					t.Fatalf("a frame of %d bytes", len(p))
+				}
+				return
+			}
+		}
+	})
+}

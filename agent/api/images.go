@@ -1,0 +1,68 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/skein-os/skein/agent/cluster"
+)
+
+func (s *Server) images(w http.ResponseWriter, r *http.Request) error {
+	images := s.backend.State().Images
+	if images == nil {
+		images = []cluster.Image{}
+	}
+	writeJSON(w, http.StatusOK, images)
+	return nil
+}
+
+func (s *Server) loadImage(w http.ResponseWriter, r *http.Request) error {
+	images, err := s.backend.LoadImage(r.Context(), r.Body)
+	if err != nil {
+		return badRequest("load image: %w", err)
+	}
+	if err := s.recordImages(r, images, "loaded from an archive"); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, images)
+	return nil
+}
+
+func (s *Server) pullImage(w http.ResponseWriter, r *http.Request) error {
+	ref := r.URL.Query().Get("ref")
+	img, err := s.backend.PullImage(r.Context(), ref)
+	if err != nil {
+		return badRequest("pull image %s: %w", ref, err)
+	}
+	if err := s.recordImages(r, []cluster.Image{img}, "pulled"); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, []cluster.Image{img})
+	return nil
+}
+
+func (s *Server) recordImages(r *http.Request, images []cluster.Image, how string) error {
+	if len(images) == 0 {
+		return badRequest("the archive holds no named image: give it a name with --name, or write org.opencontainers.image.ref.name into its index")
+	}
+	var t cluster.Txn
+	for _, im := range images {
+		t.Puts = append(t.Puts, cluster.Put{Key: im.Key(), Value: im})
+		t.Events = append(t.Events, cluster.Event{Time: time.Now(), Node: s.backend.Self(), Kind: cluster.EventImage,
+			Subject: "image " + im.Ref, Text: fmt.Sprintf("%s, %.1f MB, %.19s", how, float64(im.Size)/1e6, im.Digest)})
+	}
+	return s.commit(r, t, "record image")
+}
+
+func (s *Server) blob(w http.ResponseWriter, r *http.Request) error {
+	f, size, err := s.backend.Blob(r.PathValue("digest"))
+	if err != nil {
+		return notFound("blob %s: %w", r.PathValue("digest"), err)
+	}
+	defer f.Close()
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Content-Length", fmt.Sprint(size))
+	http.ServeContent(w, r, "", time.Time{}, f)
+	return nil
+}

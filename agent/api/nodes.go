@@ -1,0 +1,96 @@
+package api
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/skein-os/skein/agent/cluster"
+)
+
+func (s *Server) drain(w http.ResponseWriter, r *http.Request) error {
+	return s.setNodeState(w, r, cluster.NodeDraining, "drained by an operator", cluster.NodeOnline, cluster.NodeJoining)
+}
+
+func (s *Server) undrain(w http.ResponseWriter, r *http.Request) error {
+	return s.setNodeState(w, r, cluster.NodeOnline, "", cluster.NodeDraining, cluster.NodeDrained)
+}
+
+func (s *Server) setNodeState(w http.ResponseWriter, r *http.Request, to cluster.NodeState, reason string, from ...cluster.NodeState) error {
+	n, err := s.node(r)
+	if err != nil {
+		return err
+	}
+	ok := false
+	for _, f := range from {
+		ok = ok || n.State == f
+	}
+	if !ok {
+		return conflict("node %s is %s", n.Name, n.State)
+	}
+	next := *n
+	next.State, next.Reason = to, reason
+	_, who := s.role(r)
+	t := cluster.Txn{
+		Conditions: []cluster.Condition{{Key: n.Key(), Revision: n.Revision}},
+		Puts:       []cluster.Put{{Key: n.Key(), Value: next}},
+		Events: []cluster.Event{{Time: time.Now(), Node: s.backend.Self(), Kind: cluster.EventNode, Subject: n.Name,
+			Text: string(n.State) + " -> " + string(to), Why: "asked by operator " + who}},
+	}
+	if err := s.commit(r, t, "change "+n.Name); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, next)
+	return nil
+}
+
+func (s *Server) node(r *http.Request) (*cluster.Node, error) {
+	name := r.PathValue("name")
+	n := s.backend.State().Node(name)
+	if n == nil {
+		return nil, notFound("there is no node %q; 'skein node ls' lists them", name)
+	}
+	return n, nil
+}
+
+// removeNode takes a node out of the cluster. It must have been drained or be lost: removing a node that
+// owns services would leave them without proof that it stopped.
+func (s *Server) removeNode(w http.ResponseWriter, r *http.Request) error {
+	n, err := s.node(r)
+	if err != nil {
+		return err
+	}
+	if n.State != cluster.NodeDrained && n.State != cluster.NodeLost {
+		return conflict("node %s is %s: drain it first with 'skein node drain %s'", n.Name, n.State, n.Name)
+	}
+	for _, in := range s.backend.State().Instances {
+		if in.Node == n.Name {
+			return conflict("node %s still owns %s: its services have not been taken over yet", n.Name, in.ID)
+		}
+	}
+	_, who := s.role(r)
+	t := cluster.Txn{
+		Conditions: []cluster.Condition{{Key: n.Key(), Revision: n.Revision}},
+		Deletes:    []string{n.Key()},
+		Events: []cluster.Event{{Time: time.Now(), Node: s.backend.Self(), Kind: cluster.EventNode, Subject: n.Name,
+			Text: "removed from the cluster", Why: "asked by operator " + who}},
+	}
+	if err := s.commit(r, t, "remove "+n.Name); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, n)
+	return nil
+}
+
+func (s *Server) reboot(w http.ResponseWriter, r *http.Request) error {
+	n, err := s.node(r)
+	if err != nil {
+		return err
+	}
+	if n.Name != s.backend.Self() {
+		return s.forward(w, r, n)
+	}
+	_, who := s.role(r)
+	s.backend.Reboot("asked by " + who)
+	w.WriteHeader(http.StatusAccepted)
+	return nil
+}

@@ -1,0 +1,173 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+
+	"github.com/skein-os/skein/agent/cluster"
+)
+
+// Backend is what the API needs from the node it runs on.
+type Backend interface {
+	Self() string
+	// State is the newest copy of the ledger; never nil.
+	State() *cluster.State
+	// Coordinator is the node that decides now, empty if there is none.
+	Coordinator() string
+	// Link tells how this node hears a port of a peer.
+	Link(node, link string) (state string, lossPercent int)
+	// Pending tells why instances of a service are missing, in sentences.
+	Pending(stack, service string) []string
+
+	Commit(ctx context.Context, t cluster.Txn) (ok bool, err error)
+	Events(ctx context.Context, after uint64, follow bool, fn func(cluster.Event) error) error
+
+	LoadImage(ctx context.Context, archive io.Reader) ([]cluster.Image, error)
+	PullImage(ctx context.Context, ref string) (cluster.Image, error)
+	Blob(digest string) (io.ReadSeekCloser, int64, error)
+
+	// Logs and Exec concern instances of this node only.
+	Logs(ctx context.Context, instance string, follow bool, tail int, fn func(line string) error) error
+	Exec(ctx context.Context, instance string, argv []string, stdin io.Reader, stdout, stderr io.Writer) (int, error)
+
+	// Peer is a transport to another node's API and its base URL.
+	Peer(node *cluster.Node) (http.RoundTripper, string)
+	// Reboot and PowerOff act on this node; they return at once.
+	Reboot(reason string)
+}
+
+// Roles of a caller, taken from its certificate.
+const (
+	RoleNone     = ""
+	RoleNode     = "node"
+	RoleOperator = "operator"
+)
+
+// Server answers the API on one node.
+type Server struct {
+	backend Backend
+	log     *slog.Logger
+	mux     *http.ServeMux
+	// role finds out who calls.
+	role func(*http.Request) (role, name string)
+}
+
+// NewServer makes the API's handler. join answers POST /v1/join, the only request that needs no
+// certificate; role tells who calls.
+func NewServer(b Backend, join http.Handler, role func(*http.Request) (string, string), log *slog.Logger) *Server {
+	s := &Server{backend: b, log: log, mux: http.NewServeMux(), role: role}
+	s.mux.Handle("POST /v1/join", join)
+	reader := []string{RoleOperator, RoleNode}
+	operator := []string{RoleOperator}
+	s.handle("GET /v1/status", reader, s.status)
+	s.handle("GET /v1/events", reader, s.events)
+	s.handle("PUT /v1/stacks/{stack}", operator, s.deploy)
+	s.handle("DELETE /v1/stacks/{stack}", operator, s.removeStack)
+	s.handle("GET /v1/images", reader, s.images)
+	s.handle("POST /v1/images", operator, s.loadImage)
+	s.handle("POST /v1/images/pull", operator, s.pullImage)
+	s.handle("GET /v1/blobs/{digest}", reader, s.blob)
+	s.handle("GET /v1/instances/{id}/logs", reader, s.logs)
+	s.handle("POST /v1/instances/{id}/exec", reader, s.exec)
+	s.handle("POST /v1/nodes/{name}/drain", operator, s.drain)
+	s.handle("POST /v1/nodes/{name}/undrain", operator, s.undrain)
+	s.handle("POST /v1/nodes/{name}/reboot", reader, s.reboot)
+	s.handle("DELETE /v1/nodes/{name}", operator, s.removeNode)
+	return s
+}
+
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+
+// handle registers a handler for callers with one of the roles and turns its error into an answer.
+func (s *Server) handle(pattern string, roles []string, h func(http.ResponseWriter, *http.Request) error) {
+	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		role, name := s.role(r)
+		if !contains(roles, role) {
+			writeError(w, &statusError{http.StatusForbidden, fmt.Errorf("%s %q may not do this; it needs a certificate with the role %s",
+				orUnknown(role), name, strings.Join(roles, " or "))})
+			return
+		}
+		if err := h(w, r); err != nil {
+			s.log.Debug("api", "request", r.Method+" "+r.URL.Path, "caller", name, "err", err)
+			writeError(w, err)
+		}
+	})
+}
+
+func orUnknown(role string) string {
+	if role == RoleNone {
+		return "a caller without a role"
+	}
+	return role
+}
+
+func contains(list []string, s string) bool {
+	for _, l := range list {
+		if l == s {
+			return true
+		}
+	}
+	return false
+}
+
+// statusError is an error with the HTTP status it is answered with; other errors are 500.
+type statusError struct {
+	status int
+	err    error
+}
+
+func (e *statusError) Error() string { return e.err.Error() }
+func (e *statusError) Unwrap() error { return e.err }
+
+func notFound(format string, a ...any) error {
+	return &statusError{http.StatusNotFound, fmt.Errorf(format, a...)}
+}
+
+func badRequest(format string, a ...any) error {
+	return &statusError{http.StatusBadRequest, fmt.Errorf(format, a...)}
+}
+
+func conflict(format string, a ...any) error {
+	return &statusError{http.StatusConflict, fmt.Errorf(format, a...)}
+}
+
+func writeError(w http.ResponseWriter, err error) {
+	status := http.StatusInternalServerError
+	var se *statusError
+	if errors.As(err, &se) {
+		status = se.status
+	}
+	writeJSON(w, status, Error{Message: err.Error()})
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // the caller has gone: nobody left to tell
+}
+
+// stream writes JSON values, a line each, and flushes after every one.
+type stream struct {
+	enc *json.Encoder
+	rc  *http.ResponseController
+}
+
+func newStream(w http.ResponseWriter) *stream {
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	st := &stream{enc: json.NewEncoder(w), rc: http.NewResponseController(w)}
+	_ = st.rc.Flush() // headers now: a follower of a quiet stream must not look like a hanging request
+	return st
+}
+
+func (st *stream) send(v any) error {
+	if err := st.enc.Encode(v); err != nil {
+		return err
+	}
+	return st.rc.Flush()
+}

@@ -1,0 +1,132 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+	"net/netip"
+	"sort"
+	"strconv"
+
+	"github.com/skein-os/skein/agent/cluster"
+)
+
+func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
+	writeJSON(w, http.StatusOK, s.Status())
+	return nil
+}
+
+// Status puts the cluster's state together as people and scripts want to see it.
+func (s *Server) Status() Status {
+	st := s.backend.State()
+	out := Status{
+		Cluster:     st.Meta.Name,
+		Coordinator: s.backend.Coordinator(),
+		Answered:    s.backend.Self(),
+		Nodes:       []NodeStatus{},
+		Services:    []ServiceStatus{},
+	}
+	if out.Coordinator == "" {
+		out.Problems = append(out.Problems, "no coordinator: fewer than half of the voters answer; what runs goes on, nothing new can start")
+	}
+	for i := range st.Nodes {
+		out.Nodes = append(out.Nodes, s.nodeStatus(st, &st.Nodes[i]))
+		if n := &st.Nodes[i]; n.State == cluster.NodeLost || n.State == cluster.NodeJoining {
+			out.Problems = append(out.Problems, fmt.Sprintf("node %s is %s: %s", n.Name, n.State, n.Reason))
+		}
+	}
+	for i := range st.Services {
+		ss := s.serviceStatus(st, &st.Services[i])
+		if ss.Running < ss.Wanted {
+			out.Problems = append(out.Problems, fmt.Sprintf("service %s/%s: %d of %d running", ss.Stack, ss.Name, ss.Running, ss.Wanted))
+		}
+		out.Services = append(out.Services, ss)
+	}
+	out.Healthy = len(out.Problems) == 0 && len(out.Nodes) > 0
+	return out
+}
+
+func (s *Server) nodeStatus(st *cluster.State, n *cluster.Node) NodeStatus {
+	ns := NodeStatus{
+		Name: n.Name, State: n.State, Reason: n.Reason, Address: st.Meta.Network.NodeAddr(n.Number),
+		Addresses: []string{}, Links: []LinkStatus{}, Epoch: n.Epoch, BootID: n.BootID, Voter: n.Voter,
+		CPUs: n.CPUs, Memory: n.Memory, Version: n.Version,
+	}
+	for _, l := range n.Links {
+		ns.Addresses = append(ns.Addresses, l.Addr.Addr().String())
+		state, loss := s.backend.Link(n.Name, l.Name)
+		ns.Links = append(ns.Links, LinkStatus{Name: l.Name, Address: l.Addr.String(), State: state, LossPercent: loss})
+	}
+	for i := range st.Instances {
+		if in := &st.Instances[i]; in.Node == n.Name && in.BootID == n.BootID {
+			ns.Instances++
+		}
+	}
+	return ns
+}
+
+func (s *Server) serviceStatus(st *cluster.State, svc *cluster.Service) ServiceStatus {
+	ss := ServiceStatus{
+		Stack: svc.Stack, Name: svc.Name, Mode: svc.Mode, Safety: svc.Safety, Image: svc.Image,
+		Wanted: wanted(st, svc), Addresses: []string{}, Instances: []InstanceStatus{},
+		Pending: s.backend.Pending(svc.Stack, svc.Name),
+	}
+	for _, a := range svc.Floating {
+		if len(svc.Ports) == 0 {
+			ss.Addresses = append(ss.Addresses, a.String())
+		}
+		for _, p := range svc.Ports {
+			ss.Addresses = append(ss.Addresses, netip.AddrPortFrom(a, p.Published).String())
+		}
+	}
+	for i := range st.Instances {
+		in := &st.Instances[i]
+		if in.Stack != svc.Stack || in.Service != svc.Name {
+			continue
+		}
+		is := instanceStatus(st, in)
+		if n := st.Node(in.Node); n == nil || n.BootID != in.BootID || n.State == cluster.NodeLost {
+			is.State, is.Message = cluster.InstanceFailed, "its node is gone"
+		} else if is.State == cluster.InstanceRunning && !in.Stop || is.State == cluster.InstanceComplete {
+			ss.Running++
+		}
+		ss.Instances = append(ss.Instances, is)
+	}
+	sort.Slice(ss.Instances, func(i, j int) bool { return ss.Instances[i].Slot < ss.Instances[j].Slot })
+	return ss
+}
+
+func instanceStatus(st *cluster.State, in *cluster.Instance) InstanceStatus {
+	is := InstanceStatus{
+		ID: in.ID, Stack: in.Stack, Service: in.Service, Slot: in.Slot, Node: in.Node,
+		State: cluster.InstancePending, Epoch: in.Epoch, Reason: in.Reason,
+	}
+	if status := st.Status(in.ID); status != nil {
+		is.State, is.Message, is.Restarts, is.Started = status.State, status.Message, status.Restarts, status.Started
+		if status.Address.IsValid() {
+			is.Address = status.Address.String()
+		}
+	}
+	return is
+}
+
+// wanted is the number of instances that a service should have now.
+func wanted(st *cluster.State, svc *cluster.Service) int {
+	if svc.Mode != cluster.ModeGlobal {
+		return svc.Replicas
+	}
+	n := 0
+	for i := range st.Nodes {
+		if st.Nodes[i].State == cluster.NodeOnline {
+			n++
+		}
+	}
+	return n
+}
+
+func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
+	after, _ := strconv.ParseUint(r.URL.Query().Get("after"), 10, 64) // absent or nonsense: from the first
+	st := newStream(w)
+	return s.backend.Events(r.Context(), after, r.URL.Query().Get("follow") == "1", func(e cluster.Event) error {
+		return st.send(e)
+	})
+}

@@ -1,0 +1,122 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/skein-os/skein/agent/api"
+	"github.com/skein-os/skein/agent/cluster"
+	"github.com/skein-os/skein/agent/member"
+	"github.com/skein-os/skein/agent/node"
+)
+
+// backend is what the API serves: this node.
+type backend struct{ *parts }
+
+var _ api.Backend = (*backend)(nil)
+
+func (b *backend) Self() string          { return b.a.id.Name }
+func (b *backend) State() *cluster.State { return b.state.Load() }
+func (b *backend) Coordinator() string   { return b.store.Coordinator() }
+
+// askTimeout bounds a question to the brain; a loop that takes longer is not well.
+const askTimeout = time.Second
+
+func (b *backend) Pending(stack, service string) []string {
+	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+	defer cancel()
+	out := make(chan []string, 1)
+	if err := b.a.loop.ask(ctx, func(br *node.Brain) { out <- br.Explain(stack, service) }); err != nil {
+		return nil
+	}
+	return <-out
+}
+
+// Link finds how a peer's port is heard: links of the two nodes belong together if they are on the same
+// subnet.
+func (b *backend) Link(name, link string) (string, int) {
+	n := b.State().Node(name)
+	if n == nil || name == b.a.id.Name {
+		return "unknown", 0
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+	defer cancel()
+	got := make(chan member.View, 1)
+	if err := b.a.loop.ask(ctx, func(br *node.Brain) { got <- br.View() }); err != nil {
+		return "unknown", 0
+	}
+	view := <-got
+	for _, theirs := range n.Links {
+		if theirs.Name != link {
+			continue
+		}
+		own := sameSubnet(b.a.links.List(), theirs.Addr)
+		for i := range view.Peers {
+			if view.Peers[i].Name != name || own == nil {
+				continue
+			}
+			for _, l := range view.Peers[i].Links {
+				if l.Link == own.Name {
+					return linkState(l), l.LossPercent
+				}
+			}
+		}
+	}
+	return "unknown", 0
+}
+
+func linkState(l member.LinkView) string {
+	switch {
+	case l.Receiving && l.Sending && l.LossPercent >= member.LossHigh:
+		return "lossy"
+	case l.Receiving && l.Sending:
+		return "up"
+	case l.Receiving || l.Sending:
+		return "one-way"
+	default:
+		return "silent"
+	}
+}
+
+func (b *backend) Commit(ctx context.Context, t cluster.Txn) (bool, error) {
+	_, ok, err := b.store.Commit(ctx, t)
+	return ok, err
+}
+
+func (b *backend) Events(ctx context.Context, after uint64, follow bool, fn func(cluster.Event) error) error {
+	return b.store.Events(ctx, after, follow, fn)
+}
+
+func (b *backend) LoadImage(ctx context.Context, archive io.Reader) ([]cluster.Image, error) {
+	return b.images.Load(ctx, archive)
+}
+
+func (b *backend) PullImage(ctx context.Context, ref string) (cluster.Image, error) {
+	return b.images.Pull(ctx, ref)
+}
+
+func (b *backend) Blob(digest string) (io.ReadSeekCloser, int64, error) {
+	return b.images.Blob(digest)
+}
+
+func (b *backend) Logs(ctx context.Context, id string, follow bool, tail int, fn func(string) error) error {
+	return b.runtime.Logs(ctx, id, follow, tail, fn)
+}
+
+func (b *backend) Exec(ctx context.Context, id string, argv []string, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
+	return b.runtime.Exec(ctx, id, argv, stdin, stdout, stderr)
+}
+
+func (b *backend) Peer(n *cluster.Node) (http.RoundTripper, string) {
+	return b.peers.transport, b.peers.url(n)
+}
+
+func (b *backend) Reboot(reason string) {
+	if err := b.a.opts.PID1.Reboot(reason); err != nil {
+		b.a.log.Error("reboot", "err", errors.Join(err, fmt.Errorf("wanted because: %s", reason)))
+	}
+}

@@ -1,0 +1,176 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/skein-os/skein/agent/cluster"
+	"runtime"
+)
+
+// Peer is another node that may have an image's blobs.
+type Peer interface {
+	// Fetch opens a blob. The store checks what comes.
+	Fetch(ctx context.Context, digest string) (io.ReadCloser, error)
+}
+
+// PeerFunc is a Peer made of a function.
+type PeerFunc func(ctx context.Context, digest string) (io.ReadCloser, error)
+
+// Fetch calls f.
+func (f PeerFunc) Fetch(ctx context.Context, digest string) (io.ReadCloser, error) {
+	return f(ctx, digest)
+}
+
+// Pull gets an image from its registry, without credentials.
+func (s *Images) Pull(ctx context.Context, ref string) (cluster.Image, error) {
+	norm, err := Normalize(ref)
+	if err != nil {
+		return cluster.Image{}, err
+	}
+	r, err := name.ParseReference(ref)
+	if err != nil {
+		return cluster.Image{}, fmt.Errorf("image reference %q: %w", ref, err)
+	}
+	im, err := s.pull(ctx, norm, r)
+	if err != nil {
+		return cluster.Image{}, fmt.Errorf("pull image %s from %s: %w; if the registry cannot be reached from here, use 'skein image load' with an archive of the image", norm, r.Context().RegistryStr(), err)
+	}
+	return im, nil
+}
+
+func (s *Images) pull(ctx context.Context, norm string, r name.Reference) (im cluster.Image, err error) {
+	s.begin()
+	defer func() { s.end(err != nil) }()
+	img, err := remote.Image(r, remote.WithContext(ctx), remote.WithAuth(authn.Anonymous),
+		remote.WithPlatform(v1.Platform{OS: "linux", Architecture: runtime.GOARCH}))
+	if err != nil {
+		return im, err
+	}
+	raw, err := img.RawManifest()
+	if err != nil {
+		return im, err
+	}
+	m, err := parseManifest(raw, s.limits)
+	if err != nil {
+		return im, err
+	}
+	config, err := img.RawConfigFile()
+	if err != nil {
+		return im, err
+	}
+	for _, doc := range [][]byte{raw, config} {
+		if _, err := s.putBytes(ctx, doc); err != nil {
+			return im, err
+		}
+	}
+	for _, d := range m.Layers {
+		if s.HasBlob(d.Digest.String()) {
+			continue
+		}
+		layer, err := img.LayerByDigest(d.Digest)
+		if err != nil {
+			return im, err
+		}
+		rc, err := layer.Compressed()
+		if err != nil {
+			return im, err
+		}
+		_, _, err = s.put(ctx, d.Digest.String(), d.Size, rc)
+		if err = errors.Join(err, rc.Close()); err != nil {
+			return im, err
+		}
+	}
+	digest, err := img.Digest()
+	if err != nil {
+		return im, err
+	}
+	if im, err = s.describe(norm, digest.String(), r.Context().RegistryStr(), m); err != nil {
+		return im, err
+	}
+	return im, s.add(im)
+}
+
+// FetchFrom gets the blobs of an image that the cluster knows from a peer, those that are missing here.
+// The record is trusted for the manifest's digest only; everything else follows from the manifest.
+func (s *Images) FetchFrom(ctx context.Context, peer Peer, want cluster.Image) (err error) {
+	s.begin()
+	defer func() { s.end(err != nil) }()
+	fetch := func(digest string, limit int64) error {
+		if s.HasBlob(digest) {
+			return nil
+		}
+		if _, err := hexDigest(digest); err != nil {
+			return err
+		}
+		rc, err := peer.Fetch(ctx, digest)
+		if err != nil {
+			return err
+		}
+		_, _, err = s.put(ctx, digest, limit, rc)
+		return errors.Join(err, rc.Close())
+	}
+	if err := fetch(want.Digest, s.limits.Document); err != nil {
+		return fmt.Errorf("fetch manifest of image %s: %w", want.Ref, err)
+	}
+	data, err := s.document(want.Digest)
+	if err != nil {
+		return fmt.Errorf("fetch image %s: %w", want.Ref, err)
+	}
+	m, err := parseManifest(data, s.limits)
+	if err != nil {
+		return fmt.Errorf("fetch image %s: %w", want.Ref, err)
+	}
+	for _, d := range append([]v1.Descriptor{m.Config}, m.Layers...) {
+		if err := fetch(d.Digest.String(), d.Size); err != nil {
+			return fmt.Errorf("fetch image %s: %w", want.Ref, err)
+		}
+	}
+	im, err := s.describe(want.Ref, want.Digest, want.Source, m)
+	if err != nil {
+		return err
+	}
+	im.Loaded = want.Loaded
+	return s.add(im)
+}
+
+// Ensure makes an image ready to start: its blobs here, unpacked. It tries the peers in order, then, if
+// the image came from a registry, that. If everything is there already it costs one map look-up.
+func (s *Images) Ensure(ctx context.Context, want cluster.Image, peers ...Peer) error {
+	if _, err := s.Find(want.Ref, want.Digest); err == nil {
+		_, err := s.Prepare(ctx, want.Digest)
+		return err
+	}
+	var errs []error
+	for _, p := range peers {
+		err := s.FetchFrom(ctx, p, want)
+		if err == nil {
+			_, err = s.Prepare(ctx, want.Digest)
+			return err
+		}
+		errs = append(errs, err)
+	}
+	if want.Source != "" && want.Source != SourceArchive {
+		// By digest: the tag may mean another image today.
+		r, err := name.ParseReference(want.Ref)
+		if err != nil {
+			return fmt.Errorf("image reference %q: %w", want.Ref, err)
+		}
+		_, err = s.pull(ctx, want.Ref, r.Context().Digest(want.Digest))
+		if err == nil {
+			_, err = s.Prepare(ctx, want.Digest)
+			return err
+		}
+		errs = append(errs, fmt.Errorf("pull from %s: %w", want.Source, err))
+	}
+	if len(errs) == 0 {
+		return fmt.Errorf("image %s (%.19s): %w on this node, and no other node was offered that has it", want.Ref, want.Digest, ErrNotFound)
+	}
+	return fmt.Errorf("image %s (%.19s): no source could give it: %w", want.Ref, want.Digest, errors.Join(errs...))
+}

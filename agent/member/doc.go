@@ -1,0 +1,68 @@
+// Package member is how nodes know of each other from one tenth of a second to the next: who is heard,
+// on which link, and until when a node may believe that it is still part of the cluster. It is a pure
+// core: no socket, no goroutine, no clock. The driver calls Tick about every 25 ms and sends what it
+// returns, calls Step for each datagram received, and reads View.
+//
+// # What it promises
+//
+//   - A node that falls silent on all links is reported not Alive after Config.Silent, one that is
+//     silent on one link, or heard but not hearing, is told apart from that.
+//   - Lease: at any moment at which one member has LeaseExpired for an incarnation (node, boot), that
+//     incarnation's own View.LeaseUntil has passed, for ever. This is proof L1 of DESIGN.md, the one that
+//     lets another node answer on its floating addresses.
+//
+// It decides nothing: that a node is lost is a commit in the ledger, made by the coordinator and told to
+// every Core by Refuse.
+//
+// # The lease
+//
+// A heartbeat carries the time at which it was sent, on the sender's clock, as its sequence number. A
+// member acknowledges by echoing the newest it received. The owner's lease runs until
+//
+//	(newest send time that a majority of voters echoed) + Lease
+//
+// An owner counts from the moment of sending, so however slow the network was, each voter of that
+// majority received the heartbeat later than the owner started to count. A voter that is told to refuse
+// an incarnation never echoes anything newer of it, and says so in each of its own heartbeats, with the
+// age of the newest heartbeat that it may have echoed, counted from its receipt. An observer has proof
+// when a majority of voters say so and each of those ages, grown by the time since they were received,
+// exceeds Lease*1.01 + 50 ms. Two majorities share a voter; that voter received the heartbeat after it
+// was sent and lets the age grow from there. So the owner's lease ended first, if no two clocks differ
+// in rate by more than 1 % and 50 ms.
+//
+// A worked timeline, Lease 800 ms, threshold 858 ms (voters A, B, C; C is the owner; time is real time):
+//
+//	  0  C sends heartbeat s=0, then all its links die
+//	 10  A and B receive it
+//	 50  A's next heartbeat echoes s=0: never arrives, or does; C's lease ends at 800 either way
+//	410  A and B: C is silent (400 ms since receipt); the coordinator commits "C is lost in boot c1"
+//	430  A and B are told Refuse(C, c1): they will not echo c1 again. Age at both is 420 ms
+//	500  A's heartbeat to B: refused, age 490 ms
+//	800  C's lease ends: the kernel's guard drops its floating addresses
+//	868  A: own age 858; B's statement of 500 has grown to 858: nearly
+//	869  A has proof. 61 ms lie between C's end and A's start at least
+//
+// # What it rests on, and what breaks it
+//
+//   - The clock passed in must be CLOCK_BOOTTIME: it goes on during a suspend, rises for the life of the
+//     boot and is shared by an agent that was restarted. Virtual machines whose clock stands still while
+//     they are paused and then go on break the lease (not the other proofs): the guard ends late by the
+//     length of the pause.
+//   - Refusals are kept for the life of a Core. An agent that was restarted makes a new Core in the same
+//     boot: it must read the ledger linearizably and call Refuse for every lost incarnation before its first
+//     SetPeers, because before SetPeers nothing is acknowledged.
+//   - A new Core does not know what it echoed before: it counts ages from when it was made a voter and from
+//     when it was told of the peer, whichever is later.
+//   - An acknowledgement counts only between two members that hold the same set of voters (a digest of it
+//     is in each heartbeat). Change voters one at a time, and the next one when View.Disagree is empty.
+//     As a second line, any member that is heard, does not refuse and did hear the incarnation within the
+//     threshold vetoes the proof.
+//   - Datagrams are authenticated by a key that all members share: a member that lies can break all of this.
+//
+// # Strangers
+//
+// Each datagram carries the cluster and a truncated HMAC-SHA256; per sender's boot and link only rising
+// sequence numbers are taken, so that copies, replays and late arrivals are dropped. A different boot of a
+// known node counts (PeerView.NewBoot) only if it echoes what this very Core sent in the last ten
+// seconds: a recording of an earlier boot cannot.
+package member

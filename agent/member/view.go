@@ -1,0 +1,116 @@
+package member
+
+import (
+	"time"
+)
+
+// View is what a Core knows at one moment.
+type View struct {
+	// LeaseUntil: this node may answer on guarded addresses until then, on the clock passed in. 0: no lease.
+	LeaseUntil time.Duration
+	Majority   bool // a majority of voters heard us within Silent
+	// RefusedBy are members that refuse this very incarnation: the ledger says that it is lost, and this
+	// node has not read it yet.
+	RefusedBy []string
+	// Disagree are the members heard that hold another set of voters than we do. They get no lease from
+	// us, nor we from them; it must be empty before the voters are changed again.
+	Disagree []string
+	Peers    []PeerView // sorted by name
+}
+
+// PeerView is what is known of the committed incarnation of a peer.
+type PeerView struct {
+	Name, BootID string
+	Alive        bool          // heard within Silent, did not gasp, is not refused
+	SilentFor    time.Duration // since it was heard on any link (or became known); our own stalls do not count
+	Gasped       string        // its last words, empty if there are none
+	// ConfirmedSilent is how many members, self included, currently report it silent.
+	ConfirmedSilent int
+	Links           []LinkView // as committed, one for each local link
+	LeaseExpired    bool       // proof L1: this incarnation has no lease and never will again
+	NewBoot         string     // another boot of this node that lives, heard and authenticated
+}
+
+// LinkView is one link between us and a peer, in both directions.
+type LinkView struct {
+	Link        string
+	Receiving   bool          // we heard it there within Silent
+	Sending     bool          // it says that it heard us there within Silent
+	LossPercent int           // of the last 64 heartbeats, the worse direction
+	RTT         time.Duration // 0: not known
+}
+
+// View returns the state at now.
+func (c *Core) View(now time.Duration) View {
+	c.wake(now)
+	v := View{Majority: c.heardByMajority(now), Peers: make([]PeerView, 0, len(c.peers))}
+	if c.leaseUntil > now {
+		v.LeaseUntil = c.leaseUntil
+	}
+	for i, p := range c.peers {
+		alive := c.alive(now, p)
+		if alive && p.refusesUs {
+			v.RefusedBy = append(v.RefusedBy, p.Name)
+		}
+		if alive && p.ever && p.voterSet != c.voterSet {
+			v.Disagree = append(v.Disagree, p.Name)
+		}
+		v.Peers = append(v.Peers, PeerView{
+			Name: p.Name, BootID: p.BootID,
+			Alive: alive, SilentFor: c.silentFor(now, p), Gasped: p.gasped,
+			ConfirmedSilent: c.confirmedSilent(now, i),
+			Links:           c.linkViews(now, p),
+			LeaseExpired:    c.prove(now, i),
+			NewBoot:         p.newBoot,
+		})
+	}
+	return v
+}
+
+func (c *Core) alive(now time.Duration, p *peer) bool {
+	return c.silentFor(now, p) <= c.cfg.Silent && p.gasped == "" && !c.refusing[p.inc]
+}
+
+func (c *Core) confirmedSilent(now time.Duration, x int) int {
+	n := 0
+	if c.silentFor(now, c.peers[x]) > c.cfg.Silent {
+		n++
+	}
+	for i, v := range c.peers {
+		if i != x && v.says[x].silent && c.alive(now, v) {
+			n++
+		}
+	}
+	return n
+}
+
+func (c *Core) linkViews(now time.Duration, p *peer) []LinkView {
+	out := make([]LinkView, 0, len(p.Links))
+	for _, l := range p.Links {
+		id, known := c.linkIDs[l.Link]
+		if !known || hasLink(out, l.Link) {
+			continue
+		}
+		lv := LinkView{Link: l.Link}
+		if rx := p.on[l.Link]; rx != nil {
+			lv.Receiving = c.awake(now)-rx.heardAt <= c.cfg.Silent
+			lv.LossPercent = int(p.rx[rx.link].loss())
+		}
+		lv.Sending = p.ever && c.silentFor(now, p) <= c.cfg.Silent && p.hearsUsOn&(1<<id) != 0
+		if tx, ok := p.tx[id]; ok {
+			lv.LossPercent = max(lv.LossPercent, int(tx.loss))
+			lv.RTT = tx.rtt
+		}
+		out = append(out, lv)
+	}
+	return out
+}
+
+func hasLink(views []LinkView, link string) bool {
+	for i := range views {
+		if views[i].Link == link {
+			return true
+		}
+	}
+	return false
+}

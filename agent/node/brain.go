@@ -1,0 +1,345 @@
+package node
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/skein-os/skein/agent/cluster"
+	"github.com/skein-os/skein/agent/member"
+	"github.com/skein-os/skein/agent/plan"
+	"github.com/skein-os/skein/agent/takeover"
+)
+
+// Config of a Brain.
+type Config struct {
+	// Member holds the cluster's id, key and times; Self and BootID are filled in.
+	Member member.Config
+	// StatusDelay is how long a change of a status that is not one of its state may wait for others, to
+	// be committed with them; default 50 ms. Longer spares the ledger.
+	StatusDelay time.Duration
+	// JoinPatience is for how long a node that is joining may stay silent; default 15 s.
+	JoinPatience time.Duration
+}
+
+const (
+	defaultStatusDelay  = 50 * time.Millisecond
+	defaultJoinPatience = 15 * time.Second
+	// retry is the wait after a commit that was refused or has no known outcome, if the ledger does not
+	// change before.
+	retry = 200 * time.Millisecond
+	// stuck is when a commit that has not come back no longer keeps the next decision waiting.
+	stuck = 300 * time.Millisecond
+)
+
+// Brain decides for one node. It is not safe for concurrent use: its driver owns it and calls Tick about
+// every 25 ms.
+type Brain struct {
+	self  cluster.Node
+	cfg   Config
+	world World
+	core  *member.Core
+
+	state  *cluster.State // nil until the first Ledger
+	leader bool
+	seen   bool   // the ledger has shown our own record, in this boot
+	ended  string // condemned or stopped: why
+	view   member.View
+
+	peers    []member.Peer // as last given to core
+	voter    bool
+	peersSet bool
+
+	nextID  uint64
+	commits map[uint64]func(ok bool, err error)
+
+	mine     map[string]*assignment // by instance ID
+	running  []runKey               // as last given to World.Run
+	ranOnce  bool
+	held     []Floating
+	heldTill time.Duration
+	routes   []Route
+
+	expired map[plan.Incarnation]bool // proof L1, which holds for ever
+	gone    map[string]time.Duration  // when we first saw the ledger without a node that instances name
+
+	statusAt      time.Duration // last flush
+	statusBusy    bool
+	statusRetryAt time.Duration
+
+	coord coordinator
+}
+
+// runKey tells whether an entry of the list for World.Run has changed.
+type runKey struct {
+	id   string
+	stop bool
+}
+
+// assignment is one instance that this boot owns.
+type assignment struct {
+	in       cluster.Instance
+	takeover takeover.Takeover
+	verify   bool // a verify write is under way
+	verifyAt time.Duration
+
+	reported bool
+	want     cluster.Status // newest, as reported or made up here
+	dirty    bool
+	urgent   bool
+	sentAt   time.Duration // when it was last put into a transaction
+}
+
+// New makes the Brain of the node self, which needs Name, BootID and Links.
+func New(self cluster.Node, cfg Config, w World) *Brain {
+	cfg.StatusDelay = cmp.Or(cfg.StatusDelay, defaultStatusDelay)
+	cfg.JoinPatience = cmp.Or(cfg.JoinPatience, defaultJoinPatience)
+	cfg.Member.Self, cfg.Member.BootID = self.Name, self.BootID
+	return &Brain{
+		self: self, cfg: cfg, world: w, core: member.New(cfg.Member),
+		commits: map[uint64]func(bool, error){}, mine: map[string]*assignment{},
+		expired: map[plan.Incarnation]bool{}, gone: map[string]time.Duration{},
+		coord: newCoordinator(),
+	}
+}
+
+// Tick lets time pass.
+func (b *Brain) Tick() {
+	if b.ended != "" {
+		return
+	}
+	for _, d := range b.core.Tick(b.world.Now()) {
+		b.world.Send(d)
+	}
+	b.think()
+}
+
+// Datagram takes what arrived on the heartbeat port through a link. The error is worth a counter.
+func (b *Brain) Datagram(link string, payload []byte) error {
+	if b.ended != "" {
+		return nil
+	}
+	if err := b.core.Step(b.world.Now(), link, payload); err != nil {
+		return fmt.Errorf("heartbeat on %s: %w", link, err)
+	}
+	return nil
+}
+
+// Ledger takes a newer copy of the ledger, and whether this node is the coordinator. The first one must
+// have been read linearizably: nothing is acknowledged to other nodes before it, and it must name every
+// loss that an earlier agent of this boot may have known of.
+func (b *Brain) Ledger(st *cluster.State, leader bool) {
+	if b.ended != "" {
+		return
+	}
+	if leader != b.leader {
+		b.leader = leader
+		b.coord = newCoordinator()
+	}
+	if b.state == nil || st.Revision >= b.state.Revision {
+		b.state = st
+		b.learn()
+	}
+	b.think()
+}
+
+// Committed takes the outcome of World.Commit: ok tells whether the conditions held; with err it is not
+// known.
+func (b *Brain) Committed(id uint64, ok bool, err error) {
+	done := b.commits[id]
+	delete(b.commits, id)
+	if done == nil || b.ended != "" {
+		return
+	}
+	done(ok, err)
+	b.think()
+}
+
+// Report takes an instance's status from the local runner. It is committed with others within
+// StatusDelay, a change of its State at once.
+func (b *Brain) Report(st cluster.Status) {
+	if b.ended != "" {
+		return
+	}
+	a := b.mine[st.ID]
+	if a == nil {
+		return // of a claim that is gone
+	}
+	a.reported = true
+	b.setStatus(a, st)
+	b.think()
+}
+
+// Stop ends this boot in order: peers are told, addresses are given up. Nothing is done after it.
+func (b *Brain) Stop(reason string) {
+	if b.ended != "" {
+		return
+	}
+	b.ended = "stopped: " + reason
+	b.world.Hold(nil, 0)
+	for _, d := range b.core.Gasp(b.world.Now(), reason) {
+		b.world.Send(d)
+	}
+}
+
+// View is what this node hears of the others.
+func (b *Brain) View() member.View { return b.core.View(b.world.Now()) }
+
+// Ended tells why this brain does nothing any more; empty while it does.
+func (b *Brain) Ended() string { return b.ended }
+
+// Pending tells which slots are not where they should be, and why. Any node can tell.
+func (b *Brain) Pending() []plan.Pending {
+	if b.state == nil {
+		return nil
+	}
+	return plan.Plan(b.snapshot(b.world.Now())).Pending
+}
+
+// Explain is Pending for one service, in sentences.
+func (b *Brain) Explain(stack, service string) []string {
+	var out []string
+	for _, p := range b.Pending() {
+		if p.Stack == stack && p.Service == service {
+			out = append(out, p.String())
+		}
+	}
+	return out
+}
+
+// commit starts a transaction; its events get their writer and time here.
+func (b *Brain) commit(t cluster.Txn, done func(ok bool, err error)) {
+	t.Events = slices.Clone(t.Events)
+	for i := range t.Events {
+		t.Events[i].Node, t.Events[i].Time = b.self.Name, b.world.Wall()
+	}
+	b.nextID++
+	b.commits[b.nextID] = done
+	b.world.Commit(b.nextID, t)
+}
+
+// learn follows the ledger: who the peers are, who is lost, what this boot owns.
+func (b *Brain) learn() {
+	now, st := b.world.Now(), b.state
+	// Promises come before acknowledgements.
+	for i := range st.Nodes {
+		if n := &st.Nodes[i]; n.State == cluster.NodeLost {
+			b.core.Refuse(now, n.Name, n.BootID)
+		}
+	}
+	me := st.Node(b.self.Name)
+	switch {
+	case me == nil && b.seen:
+		b.condemn("this node was removed from the cluster")
+		return
+	case me != nil && me.BootID != b.self.BootID && b.seen:
+		b.condemn(fmt.Sprintf("another boot of this node (%.8s) has joined: this one (%.8s) is not a member any more", me.BootID, b.self.BootID))
+		return
+	case me != nil && me.BootID == b.self.BootID && me.State == cluster.NodeLost:
+		b.condemn("this boot was declared lost: " + me.Reason)
+		return
+	case me != nil && me.BootID == b.self.BootID:
+		b.seen = true
+		b.self = *me
+	}
+	b.setPeers(now)
+	b.noteGone(now)
+
+	live := map[string]bool{}
+	for i := range st.Instances {
+		in := &st.Instances[i]
+		if in.Node != b.self.Name || in.BootID != b.self.BootID {
+			continue
+		}
+		live[in.ID] = true
+		a := b.mine[in.ID]
+		if a == nil {
+			a = &assignment{takeover: takeover.New(in)}
+			b.mine[in.ID] = a
+		}
+		a.in = *in
+	}
+	for id := range b.mine {
+		if !live[id] {
+			delete(b.mine, id)
+		}
+	}
+	b.reconcileStatuses()
+	if b.leader {
+		b.coord.noteEnded(now, st)
+	}
+}
+
+// noteGone remembers since when nodes that instances speak of have had no record.
+func (b *Brain) noteGone(now time.Duration) {
+	named := map[string]bool{}
+	for i := range b.state.Instances {
+		in := &b.state.Instances[i]
+		named[in.Node] = true
+		if in.After != nil {
+			named[in.After.Node] = true
+		}
+	}
+	for name := range named {
+		if b.state.Node(name) != nil {
+			delete(b.gone, name)
+		} else if _, ok := b.gone[name]; !ok {
+			b.gone[name] = now
+		}
+	}
+	for name := range b.gone {
+		if !named[name] {
+			delete(b.gone, name)
+		}
+	}
+}
+
+// think looks at everything and does what follows. It is cheap when nothing has changed.
+func (b *Brain) think() {
+	if b.ended != "" || b.state == nil {
+		return
+	}
+	now := b.world.Now()
+	b.view = b.core.View(now)
+	if len(b.view.RefusedBy) > 0 {
+		b.condemn(fmt.Sprintf("this boot was declared lost: %v refuse it", b.view.RefusedBy))
+		return
+	}
+	for i := range b.view.Peers {
+		if p := &b.view.Peers[i]; p.LeaseExpired {
+			b.expired[plan.Incarnation{Node: p.Name, BootID: p.BootID}] = true
+		}
+	}
+	b.takeOver(now)
+	b.run()
+	b.hold()
+	b.flushStatuses(now)
+	b.route()
+	for _, e := range b.core.Events(now) {
+		b.world.Explain(cluster.Event{
+			Node: b.self.Name, Time: b.world.Wall(), Kind: cluster.EventLink,
+			Subject: e.Peer, Text: fmt.Sprintf("%s, seen from %s: %s", e.Peer, b.self.Name, e.Text), Why: "heartbeats on that link",
+		})
+	}
+	if b.leader {
+		b.coordinate(now)
+	}
+}
+
+func (b *Brain) condemn(reason string) {
+	b.ended = "condemned: " + reason
+	b.core.Refuse(b.world.Now(), b.self.Name, b.self.BootID)
+	b.world.Hold(nil, 0)
+	b.world.Condemn(reason)
+}
+
+// sorted are the own assignments in a fixed order, so that the same inputs have the same outputs.
+func (b *Brain) sorted() []*assignment {
+	out := make([]*assignment, 0, len(b.mine))
+	for _, a := range b.mine {
+		out = append(out, a)
+	}
+	slices.SortFunc(out, func(x, y *assignment) int { return cmp.Compare(x.in.ID, y.in.ID) })
+	return out
+}

@@ -1,0 +1,281 @@
+package node
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/skein-os/skein/agent/cluster"
+	"github.com/skein-os/skein/agent/member"
+	"github.com/skein-os/skein/agent/plan"
+	"github.com/skein-os/skein/agent/takeover"
+)
+
+// mostActions go into one transaction.
+const mostActions = 20
+
+// coordinator is what a node remembers while it is the coordinator. A new one starts with nothing: all
+// that matters is in the ledger.
+type coordinator struct {
+	nodeAt     map[string]time.Duration // node -> from when its record may be written again
+	ended      map[string]time.Duration // instance -> when it was first seen ended
+	restrained bool                     // the event is written
+
+	inFlight  int
+	startedAt time.Duration // of the newest transactions of a plan
+	planned   int64         // revision of the last plan
+	looked    string        // what else the last plan depended on
+	wake      time.Duration
+	again     time.Duration // plan anew at this time even if nothing changes
+	single    bool          // a batch was refused: one action a transaction
+}
+
+func newCoordinator() coordinator {
+	return coordinator{nodeAt: map[string]time.Duration{}, ended: map[string]time.Duration{}}
+}
+
+func (c *coordinator) noteEnded(now time.Duration, st *cluster.State) {
+	ended := map[string]bool{}
+	for i := range st.Statuses {
+		if s := &st.Statuses[i]; s.State.Ended() {
+			ended[s.ID] = true
+			if _, ok := c.ended[s.ID]; !ok {
+				c.ended[s.ID] = now
+			}
+		}
+	}
+	for id := range c.ended {
+		if !ended[id] {
+			delete(c.ended, id)
+		}
+	}
+}
+
+// coordinate does the coordinator's duties. Without a majority of the voters that hear us there are none:
+// the ledger is frozen, or another coordinator is about to be.
+func (b *Brain) coordinate(now time.Duration) {
+	if !b.view.Majority {
+		return
+	}
+	b.admit(now)
+	b.declareLost(now)
+	b.plan(now)
+}
+
+// admit puts nodes that have joined and are heard to work.
+func (b *Brain) admit(now time.Duration) {
+	for i := range b.state.Nodes {
+		n := &b.state.Nodes[i]
+		if n.State != cluster.NodeJoining {
+			continue
+		}
+		why := "it is the coordinator itself"
+		if n.Name != b.self.Name {
+			p := b.peerView(n.Name, n.BootID)
+			if p == nil || !p.Alive || !heard(p) {
+				continue
+			}
+			why = "its heartbeats arrive"
+		}
+		next := *n
+		next.State, next.Reason = cluster.NodeOnline, why
+		b.writeNode(now, n, next, cluster.Event{Text: n.Name + " is online", Why: why})
+	}
+}
+
+// heard tells that a peer was really heard, and not only became known a moment ago.
+func heard(p *member.PeerView) bool {
+	return slices.ContainsFunc(p.Links, func(l member.LinkView) bool { return l.Receiving })
+}
+
+func (b *Brain) peerView(name, boot string) *member.PeerView {
+	for i := range b.view.Peers {
+		if p := &b.view.Peers[i]; p.Name == name && p.BootID == boot {
+			return p
+		}
+	}
+	return nil
+}
+
+type loss struct {
+	node *cluster.Node
+	why  string
+}
+
+// declareLost commits the loss of nodes that are silent, with restraint (see the package comment).
+func (b *Brain) declareLost(now time.Duration) {
+	var losses []loss
+	members, voters, heardVoters := 0, 0, 0
+	for i := range b.state.Nodes {
+		n := &b.state.Nodes[i]
+		p := b.peerView(n.Name, n.BootID)
+		self := n.Name == b.self.Name
+		if n.Voter {
+			voters++
+			if self || p != nil && p.Alive {
+				heardVoters++
+			}
+		}
+		if n.State == cluster.NodeLost {
+			continue
+		}
+		members++
+		if self || p == nil {
+			continue
+		}
+		if why := b.whyLost(n, p); why != "" {
+			losses = append(losses, loss{n, why})
+		}
+	}
+	if len(losses) == 0 {
+		b.coord.restrained = false
+		return
+	}
+	if (len(losses) > 1 || 2*len(losses) >= members) && 2*heardVoters <= voters {
+		if !b.coord.restrained {
+			b.coord.restrained = true
+			var names []string
+			for _, l := range losses {
+				names = append(names, l.node.Name)
+			}
+			b.world.Explain(cluster.Event{
+				Node: b.self.Name, Time: b.world.Wall(), Kind: cluster.EventNode, Subject: b.self.Name,
+				Text: fmt.Sprintf("%s are silent, but are not given up", strings.Join(names, ", ")),
+				Why:  fmt.Sprintf("%s hears only %d of %d voters: it may be the one that is cut off", b.self.Name, heardVoters, voters),
+			})
+		}
+		return
+	}
+	for _, l := range losses {
+		next := *l.node
+		next.State, next.Reason = cluster.NodeLost, l.why
+		b.writeNode(now, l.node, next, cluster.Event{Text: l.node.Name + " is lost", Why: l.why})
+	}
+}
+
+// whyLost is the reason to give a node up, empty if there is none.
+func (b *Brain) whyLost(n *cluster.Node, p *member.PeerView) string {
+	switch {
+	case p.NewBoot != "":
+		return fmt.Sprintf("it was heard in a new boot (%.8s): this one (%.8s) has ended", p.NewBoot, n.BootID)
+	case p.Gasped != "":
+		return "it said goodbye: " + p.Gasped
+	case p.Alive:
+		return ""
+	case n.State == cluster.NodeJoining && p.SilentFor < b.cfg.JoinPatience:
+		return "" // it may not have its network yet
+	}
+	others := 0
+	for i := range b.view.Peers {
+		if q := &b.view.Peers[i]; q.Name != n.Name && q.Alive {
+			others++
+		}
+	}
+	silent := fmt.Sprintf("nothing was heard of it on any link for %v", p.SilentFor.Round(10*time.Millisecond))
+	if others == 0 {
+		return silent + "; there is nobody else to ask"
+	}
+	if p.ConfirmedSilent < 2 {
+		return "" // somebody hears it: then it is a matter of links
+	}
+	return fmt.Sprintf("%s; %d nodes say so", silent, p.ConfirmedSilent)
+}
+
+// writeNode commits a node's next state, once at a time.
+func (b *Brain) writeNode(now time.Duration, n *cluster.Node, next cluster.Node, e cluster.Event) {
+	if now < b.coord.nodeAt[n.Name] {
+		return
+	}
+	b.coord.nodeAt[n.Name] = now + stuck
+	e.Kind, e.Subject = cluster.EventNode, n.Name
+	name := n.Name
+	b.commit(cluster.Txn{
+		Conditions: []cluster.Condition{{Key: n.Key(), Revision: n.Revision}},
+		Puts:       []cluster.Put{{Key: n.Key(), Value: next}},
+		Events:     []cluster.Event{e},
+	}, func(ok bool, err error) {
+		b.coord.nodeAt[name] = b.world.Now() + retry // by then the ledger has shown it
+	})
+}
+
+// snapshot is what a plan made here and now depends on.
+func (b *Brain) snapshot(now time.Duration) plan.Snapshot {
+	s := plan.Snapshot{
+		State: b.state, Now: now, Ended: b.coord.ended,
+		Silent: map[string]string{}, Evidence: map[plan.Incarnation]takeover.Evidence{},
+	}
+	for i := range b.view.Peers {
+		if p := &b.view.Peers[i]; !p.Alive {
+			s.Silent[p.Name] = "is not heard"
+		}
+	}
+	note := func(node, boot string) {
+		if e := b.evidence(node, boot, now); e != (takeover.Evidence{}) {
+			s.Evidence[plan.Incarnation{Node: node, BootID: boot}] = e
+		}
+	}
+	for i := range b.state.Instances {
+		in := &b.state.Instances[i]
+		note(in.Node, in.BootID)
+		if in.After != nil {
+			note(in.After.Node, in.After.BootID)
+		}
+	}
+	return s
+}
+
+// looks is a digest of the parts of a snapshot that change without the ledger.
+func looks(s plan.Snapshot) string {
+	var parts []string
+	for n := range s.Silent {
+		parts = append(parts, n)
+	}
+	for i, e := range s.Evidence {
+		parts = append(parts, fmt.Sprintf("%s/%s %v %v %v", i.Node, i.BootID, e.LeaseExpired, e.NewBoot, e.GoneFor >= takeover.GoneGrace))
+	}
+	slices.Sort(parts)
+	return strings.Join(parts, "\n")
+}
+
+// plan makes a plan if anything that it depends on has changed, and commits it.
+func (b *Brain) plan(now time.Duration) {
+	c := &b.coord
+	if c.inFlight > 0 && now-c.startedAt < stuck {
+		return
+	}
+	snap := b.snapshot(now)
+	seen := looks(snap)
+	due := b.state.Revision > c.planned || seen != c.looked || c.wake > 0 && now >= c.wake || c.again > 0 && now >= c.again
+	if !due {
+		return
+	}
+	d := plan.Plan(snap)
+	c.planned, c.looked, c.wake, c.again = b.state.Revision, seen, d.Wake, 0
+	if len(d.Actions) == 0 {
+		return
+	}
+	most := mostActions
+	if c.single {
+		most = 1
+	}
+	c.startedAt, c.again = now, now+retry
+	txns := plan.Batch(d.Actions, most)
+	c.inFlight = len(txns)
+	for _, t := range txns {
+		b.commit(t, b.planned())
+	}
+}
+
+// planned counts the outcomes of one plan; those of an earlier one that come late count no more.
+func (b *Brain) planned() func(bool, error) {
+	started := b.coord.startedAt
+	return func(ok bool, err error) {
+		if b.coord.startedAt != started {
+			return
+		}
+		b.coord.inFlight--
+		b.coord.single = !ok
+		b.coord.again = b.world.Now() + retry
+	}
+}

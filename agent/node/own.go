@@ -1,0 +1,101 @@
+package node
+
+import (
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/skein-os/skein/agent/cluster"
+	"github.com/skein-os/skein/agent/plan"
+	"github.com/skein-os/skein/agent/takeover"
+)
+
+// evidence of one incarnation, from what is heard and what the ledger says.
+func (b *Brain) evidence(node, boot string, now time.Duration) takeover.Evidence {
+	e := takeover.Evidence{LeaseExpired: b.expired[plan.Incarnation{Node: node, BootID: boot}]}
+	for i := range b.view.Peers {
+		if p := &b.view.Peers[i]; p.Name == node && p.BootID == boot {
+			e.NewBoot = p.NewBoot != ""
+		}
+	}
+	if since, ok := b.gone[node]; ok {
+		e.GoneFor = now - since
+	}
+	return e
+}
+
+// takeOver moves the takeovers of this node's instances on: proof, then the verify write.
+func (b *Brain) takeOver(now time.Duration) {
+	for _, a := range b.sorted() {
+		if a.in.After != nil && a.takeover.Step() == takeover.Proving {
+			o := *a.in.After
+			a.takeover.Proved(takeover.Prove(a.in.Spec.Safety, o, b.state.Node(o.Node), b.evidence(o.Node, o.BootID, now)))
+			if !a.takeover.MayRun(a.in.Spec.Safety) && !a.in.Stop {
+				b.setStatus(a, cluster.Status{ID: a.in.ID, State: cluster.InstancePending, Message: "not started: " + a.takeover.Proof().Text})
+			}
+		}
+		if a.takeover.Step() != takeover.Verifying || a.verify || now < a.verifyAt {
+			continue
+		}
+		a.verify = true
+		// What is written matters little, that it is written does: the claim was the slot's at that
+		// revision, which is later than the proof.
+		st := b.statusOf(a)
+		b.commit(cluster.Txn{
+			Conditions: []cluster.Condition{{Key: a.in.SlotKey(), Revision: int64(a.in.Epoch)}},
+			Puts:       []cluster.Put{{Key: st.Key(), Value: st}},
+			Events: []cluster.Event{{
+				Kind: cluster.EventFence, Subject: a.in.Stack + "/" + a.in.Service,
+				Text: b.self.Name + " may answer for " + a.in.Stack + "/" + a.in.Service + " in place of " + a.in.After.Node,
+				Why:  a.takeover.Proof().Text,
+			}},
+		}, func(ok bool, err error) {
+			a.verify = false
+			if err != nil {
+				a.verifyAt = b.world.Now() + retry/4
+				return
+			}
+			a.takeover.Verified(ok)
+		})
+	}
+}
+
+// run tells the runner what this node runs, if that has changed.
+func (b *Brain) run() {
+	var list []cluster.Instance
+	var keys []runKey
+	for _, a := range b.sorted() {
+		if !a.takeover.MayRun(a.in.Spec.Safety) && !a.in.Stop {
+			continue
+		}
+		list = append(list, a.in)
+		keys = append(keys, runKey{a.in.ID, a.in.Stop})
+	}
+	if b.ranOnce && slices.Equal(keys, b.running) || !b.seen {
+		return
+	}
+	b.running, b.ranOnce = keys, true
+	b.world.Run(list)
+}
+
+// hold answers on the floating addresses of what runs here and is cleared, until the lease ends.
+func (b *Brain) hold() {
+	var list []Floating
+	for _, a := range b.sorted() {
+		if a.in.Stop || a.takeover.Step() != takeover.Cleared || a.want.State != cluster.InstanceRunning || !plan.HoldsFloating(&a.in) {
+			continue
+		}
+		for _, addr := range a.in.Spec.Floating {
+			list = append(list, Floating{
+				Addr: addr, Instance: a.in.ID, Stack: a.in.Stack, Service: a.in.Service,
+				Epoch: a.in.Epoch, Ports: a.in.Spec.Ports, Target: a.want.Address,
+			})
+		}
+	}
+	same := reflect.DeepEqual(list, b.held)
+	if same && (len(list) == 0 || b.view.LeaseUntil == b.heldTill) {
+		return
+	}
+	b.held, b.heldTill = list, b.view.LeaseUntil
+	b.world.Hold(list, b.heldTill)
+}

@@ -1,0 +1,59 @@
+package node
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/skein-os/skein/agent/cluster"
+	"github.com/skein-os/skein/agent/member"
+)
+
+// World is all that a Brain needs from outside. No method blocks, and none may call the Brain back:
+// outcomes come later, as inputs.
+type World interface {
+	// Now is CLOCK_BOOTTIME: it rises for the life of the boot and survives the agent.
+	Now() time.Duration
+	// Wall is the time of day, for people only. Nothing is decided by it.
+	Wall() time.Time
+	// Rand is a random number; the simulator's are reproducible.
+	Rand() uint64
+
+	// Send sends a heartbeat datagram. It may be lost.
+	Send(d member.Datagram)
+	// Commit starts a transaction. Its outcome comes back as Brain.Committed(id, ...), always and once;
+	// bound the wait to about 2 s. err means that the outcome is unknown.
+	Commit(id uint64, t cluster.Txn)
+	// Run is the complete list of what this node must run now; what is not in it, must not run. An
+	// instance with Stop is to be stopped and then reported with InstanceStopped, even if it never
+	// started. Idempotent; called when the list has changed.
+	Run(instances []cluster.Instance)
+	// Hold is the complete list of floating addresses to answer on, and the deadline, on Now's clock, at
+	// which the kernel's guard must end that by itself. Called on each change and each renewal of the
+	// lease. An address that is left out must have stopped answering when Hold returns.
+	Hold(addrs []Floating, until time.Duration)
+	// Routes is the complete list of ways to the peers; called when it has changed.
+	Routes(via []Route)
+	// Condemn: this boot has been declared lost or removed. Stop all services at once and reboot.
+	// Called once; the Brain is inert from then on.
+	Condemn(reason string)
+	// Explain records an event that belongs to no transaction. It may be lost.
+	Explain(e cluster.Event)
+}
+
+// Floating is an address that moves with its service, and what to do with what arrives there.
+type Floating struct {
+	Addr           netip.Addr
+	Instance       string // ID of the instance that owns it
+	Stack, Service string
+	Epoch          uint64
+	Ports          []cluster.Port
+	Target         netip.Addr // the instance's own address, as it reported
+}
+
+// Route is the way to one peer: its /24 goes via Via on Link.
+type Route struct {
+	Number uint8 // the peer's node number
+	Name   string
+	Link   string
+	Via    netip.Addr
+}

@@ -1,0 +1,69 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/skein-os/skein/agent/cluster"
+	"github.com/skein-os/skein/agent/pki"
+)
+
+// peers talks to the API of other nodes, as this node.
+type peers struct {
+	network   cluster.Network
+	transport *http.Transport
+}
+
+func newPeers(m *membership) (*peers, error) {
+	cfg, err := pki.ClientTLS(m.files)
+	if err != nil {
+		return nil, err
+	}
+	t := &http.Transport{
+		TLSClientConfig:     cfg,
+		DialContext:         (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
+		TLSHandshakeTimeout: 10 * time.Second,
+		ForceAttemptHTTP2:   true,
+		IdleConnTimeout:     time.Minute,
+	}
+	h2, err := http2.ConfigureTransports(t)
+	if err != nil {
+		return nil, fmt.Errorf("HTTP/2 to other nodes: %w", err)
+	}
+	// A node that lost power sends no reset.
+	h2.ReadIdleTimeout, h2.PingTimeout = 5*time.Second, 5*time.Second
+	return &peers{network: m.Meta.Network, transport: t}, nil
+}
+
+func (p *peers) url(n *cluster.Node) string {
+	a := netip.AddrPortFrom(p.network.NodeAddr(n.Number), cluster.PortAPI)
+	return "https://" + net.JoinHostPort(a.Addr().String(), strconv.Itoa(int(a.Port())))
+}
+
+// fetcher gets blobs of images from a node.
+func (p *peers) fetcher(n *cluster.Node) func(ctx context.Context, digest string) (io.ReadCloser, error) {
+	name, base := n.Name, p.url(n)
+	return func(ctx context.Context, digest string) (io.ReadCloser, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/v1/blobs/"+digest, nil)
+		if err != nil {
+			return nil, err
+		}
+		resp, err := p.transport.RoundTrip(req)
+		if err != nil {
+			return nil, fmt.Errorf("get %.19s from node %s: %w", digest, name, err)
+		}
+		if resp.StatusCode != http.StatusOK {
+			resp.Body.Close()
+			return nil, fmt.Errorf("get %.19s from node %s: %s", digest, name, resp.Status)
+		}
+		return resp.Body, nil
+	}
+}

@@ -1,0 +1,30 @@
+// Package plan decides what should be where. Plan is one pure function: the ledger's state and what the
+// coordinator knows go in, transactions with their reasons come out. Same input, same output: no clock,
+// no randomness, no map iterated unsorted.
+//
+// # What it promises
+//
+//   - A slot never gets a second claim: each claim is conditional on the revision of the slot's key, on
+//     the node's record (still online in that boot) and on the service's record (still wanted so). A
+//     plan made from an old state fails as a whole and changes nothing.
+//   - A claim leaves the ledger only when its owner reported that nothing of it runs, when there is proof
+//     that its lost owner can do no more harm (package takeover), or when the claim that replaces it names
+//     the lost owner in After, so that the new owner waits for that proof.
+//   - What runs is left alone. Instances move only for a loss, a failure, a drain or a changed
+//     specification, and of one service one at a time when it is our choice.
+//   - When its transactions are applied and nothing else happens, it comes to rest.
+//
+// # How a node is chosen
+//
+// Nodes that do not fit are left out, and the first thing that did not fit is kept, node by node
+// (Pending): state, silence, constraints, a failure there, ports, memory, processors. Of those that fit:
+// fewest instances of the same service, then fewest of the same stack, then most free memory, then name. A
+// slot that is replaced to follow its specification stays on its node if it fits there.
+//
+// # When things fail
+//
+// A lost node's slots are claimed at once, from the moment its loss is committed. If the owner that is
+// lost had itself taken over and had no proof yet, the next claim waits for the proof of the first: one
+// claim carries one After. Without a place to go, the claim of the lost owner stays in the ledger, so
+// that its name is not forgotten.
+package plan

@@ -1,0 +1,450 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/skein-os/skein/agent/admission"
+	"github.com/skein-os/skein/agent/api"
+	"github.com/skein-os/skein/agent/balance"
+	"github.com/skein-os/skein/agent/cluster"
+	"github.com/skein-os/skein/agent/container"
+	"github.com/skein-os/skein/agent/member"
+	"github.com/skein-os/skein/agent/network"
+	"github.com/skein-os/skein/agent/node"
+	"github.com/skein-os/skein/agent/pki"
+	"github.com/skein-os/skein/agent/store"
+	"github.com/skein-os/skein/agent/workload"
+)
+
+// member node's parts, connected. Everything that is told to the brain goes through loop.
+type parts struct {
+	a        *Agent
+	m        *membership
+	store    *store.Store
+	images   *container.Images
+	runtime  *container.Runtime
+	runner   *workload.Runner
+	balancer *balance.Balancer
+	peers    *peers
+
+	state atomic.Pointer[cluster.State]
+	// news wakes whoever follows the ledger besides the brain; it holds at most one wake-up.
+	news chan struct{}
+	// events waits for room in the ledger; what does not fit is lost, and only tells of links.
+	events chan cluster.Event
+}
+
+// serve is the life of a member.
+func (a *Agent) serve(ctx context.Context, m *membership) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	p := &parts{a: a, m: m, store: m.store, news: make(chan struct{}, 1), events: make(chan cluster.Event, 256)}
+	defer p.store.Close()
+	p.state.Store(&cluster.State{Meta: m.Meta})
+	if err := p.open(); err != nil {
+		return err
+	}
+	defer p.close()
+	// The first look at the ledger is linearizable: it must name every loss that an earlier agent of this
+	// boot may have known of.
+	first, err := p.firstState(ctx)
+	if err != nil {
+		return err
+	}
+	self := m.Node
+	self.BootID, self.Links = a.id.BootID, a.links.List()
+	cfg := member.DefaultConfig()
+	cfg.ClusterID, cfg.Key = m.Meta.ID, m.HeartbeatKey
+	brain := node.New(self, node.Config{Member: cfg}, &world{parts: p, ctx: ctx})
+	brain.Ledger(first, p.store.Leader())
+
+	go func() {
+		cancel(a.readPID1(p.runtime.Exited)) // ends with the connection, which outlives this function
+	}()
+	listener, err := net.Listen("tcp", ":"+strconv.Itoa(cluster.PortAPI))
+	if err != nil {
+		return fmt.Errorf("listen for the API: %w", err)
+	}
+	serverTLS, err := pki.ServerTLS(m.files)
+	if err != nil {
+		return err
+	}
+	resolver, err := p.dns()
+	if err != nil {
+		return err
+	}
+	defer resolver.Close()
+
+	run := func(f func(context.Context)) { a.wg.Go(func() { f(ctx) }) }
+	run(func(ctx context.Context) {
+		a.loop.run(ctx, brain, func(err error) { a.log.Warn("heartbeats at ordinary priority", "err", err) })
+	})
+	run(func(ctx context.Context) {
+		if err := p.runner.Run(ctx); err != nil {
+			cancel(err)
+		}
+	})
+	run(p.watch)
+	run(p.store.Keep)
+	run(p.follow)
+	run(p.writeEvents)
+	run(p.keepLinks)
+	run(func(ctx context.Context) { admission.Announce(ctx, a.token(), a, p.beacon, a.log) })
+	run(func(ctx context.Context) { p.serveAPI(ctx, tls.NewListener(listener, serverTLS)) })
+	a.log.Info("node is a member", "node", self.Name, "number", self.Number, "epoch", self.Epoch, "cluster", m.Meta.Name)
+	<-ctx.Done()
+	if p.store.Leader() {
+		// An orderly stop of the coordinator should not cost the others an election.
+		mctx, done := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		if err := p.store.MoveLeader(mctx); err != nil {
+			a.log.Warn("hand the lead over", "err", err)
+		}
+		done()
+	}
+	return context.Cause(ctx)
+}
+
+func (a *Agent) token() admission.Token {
+	t, err := admission.ParseToken(a.seed.Token)
+	if err != nil {
+		panic(err) // the seed was checked when it was read
+	}
+	return t
+}
+
+// open makes the parts that need nothing of each other.
+func (p *parts) open() error {
+	log := p.a.log
+	var err error
+	if p.peers, err = newPeers(p.m); err != nil {
+		return err
+	}
+	if p.images, err = container.OpenImages(p.a.path("images"), container.Limits{}, log.With("part", "images")); err != nil {
+		return err
+	}
+	if p.runtime, err = container.New(container.Config{
+		Root: p.a.path("containers"), Images: p.images, Cgroup: "/skein.services",
+		Bridge: network.Bridge, Subnet: p.m.net.Subnet(), Log: log.With("part", "containers"),
+	}); err != nil {
+		return err
+	}
+	if p.balancer, err = balance.Open(balance.Config{
+		Log: log.With("part", "balance"), Node: p.m.net.Addr(), Subnet: p.m.net.Subnet(), Bridge: network.Bridge,
+	}); err != nil {
+		return err
+	}
+	p.runner = workload.NewRunner(workload.RunnerConfig{
+		Node: p.a.id.Name, Runtime: p.runtime, Images: ensurer{p}, Log: log.With("part", "runner"),
+		Report: func(st cluster.Status) {
+			p.a.loop.must(context.Background(), func(b *node.Brain) { b.Report(st) })
+		},
+	})
+	return nil
+}
+
+func (p *parts) close() {
+	p.runtime.Close()
+	p.balancer.Close()
+}
+
+// firstState reads the ledger until it answers: a node that has just joined may find an election going on.
+func (p *parts) firstState(ctx context.Context) (*cluster.State, error) {
+	for {
+		st, err := p.store.Read(ctx)
+		if err == nil {
+			p.state.Store(st)
+			return st, nil
+		}
+		p.a.log.Warn("waiting for the ledger", "err", err)
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// watch brings each new state of the ledger to the brain and to who follows.
+func (p *parts) watch(ctx context.Context) {
+	err := p.store.Watch(ctx, func(st *cluster.State, leader bool) error {
+		p.state.Store(st)
+		p.a.loop.must(ctx, func(b *node.Brain) { b.Ledger(st, leader) })
+		select {
+		case p.news <- struct{}{}:
+		default:
+		}
+		return nil
+	})
+	if err != nil && ctx.Err() == nil {
+		p.a.log.Error("the ledger is not watched any more", "err", err)
+	}
+}
+
+// follow keeps what is derived from the ledger up to date: published addresses, names, images.
+func (p *parts) follow(ctx context.Context) {
+	retry := time.NewTicker(5 * time.Second) // an image whose holder was down is asked for again
+	defer retry.Stop()
+	for {
+		st := p.state.Load()
+		if err := p.publish(st); err != nil {
+			p.a.log.Error("publish services", "err", err)
+		}
+		p.prefetch(ctx, st)
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.news:
+		case <-retry.C:
+		}
+	}
+}
+
+// publish tells the balancer what the cluster's services answer on.
+func (p *parts) publish(st *cluster.State) error {
+	var services []balance.Service
+	var floating []netip.Addr
+	for i := range st.Services {
+		s := &st.Services[i]
+		floating = append(floating, s.Floating...)
+		out := balance.Service{Name: s.FullName(), Floating: s.Floating, Targets: p.targets(st, s)}
+		for _, port := range s.Ports {
+			out.Ports = append(out.Ports, balance.Port{Target: port.Target, Published: port.Published, Protocol: port.Protocol})
+		}
+		services = append(services, out)
+	}
+	if err := p.balancer.SetFloating(floating); err != nil {
+		return err
+	}
+	return p.balancer.Apply(services)
+}
+
+// targets are the addresses of a service's running instances that may get connections here. A service
+// with a floating address answers on the node that runs it; one without, on its own node too.
+func (p *parts) targets(st *cluster.State, s *cluster.Service) []netip.Addr {
+	var out []netip.Addr
+	for _, r := range running(st) {
+		if r.in.Stack == s.Stack && r.in.Service == s.Name && r.in.Node == p.a.id.Name {
+			out = append(out, r.status.Address)
+		}
+	}
+	return out
+}
+
+type runningInstance struct {
+	in     *cluster.Instance
+	status *cluster.Status
+}
+
+// running are the instances that run on living nodes and have an address.
+func running(st *cluster.State) []runningInstance {
+	var out []runningInstance
+	for i := range st.Instances {
+		in := &st.Instances[i]
+		status := st.Status(in.ID)
+		if status == nil || status.State != cluster.InstanceRunning || !status.Address.IsValid() || in.Stop {
+			continue
+		}
+		if n := st.Node(in.Node); n == nil || n.BootID != in.BootID || n.State == cluster.NodeLost {
+			continue
+		}
+		out = append(out, runningInstance{in, status})
+	}
+	return out
+}
+
+// lookup answers the cluster's DNS: where a service runs, and whether there is one of that name.
+func (p *parts) lookup(service, stack string) (addrs []netip.Addr, exists bool) {
+	st := p.state.Load()
+	for i := range st.Services {
+		exists = exists || st.Services[i].Name == service && st.Services[i].Stack == stack
+	}
+	for _, r := range running(st) {
+		if r.in.Service == service && r.in.Stack == stack {
+			addrs = append(addrs, r.status.Address)
+		}
+	}
+	return addrs, exists
+}
+
+// prefetch gets the images that services use before they are needed: then a takeover has nothing to
+// fetch and nothing to unpack.
+func (p *parts) prefetch(ctx context.Context, st *cluster.State) {
+	for i := range st.Images {
+		im := st.Images[i]
+		if ctx.Err() != nil {
+			return
+		}
+		ictx, cancel := context.WithTimeout(ctx, time.Minute)
+		if err := (ensurer{p}).ensure(ictx, im); err != nil {
+			p.a.log.Warn("image is not here yet", "image", im.Ref, "err", err)
+		}
+		cancel()
+	}
+}
+
+// ensurer makes images ready, from other nodes if need be.
+type ensurer struct{ p *parts }
+
+// Ensure is what the runner calls before it starts an instance.
+func (e ensurer) Ensure(ctx context.Context, ref, digest string) error {
+	st := e.p.state.Load()
+	for i := range st.Images {
+		if im := st.Images[i]; im.Digest == digest {
+			return e.ensure(ctx, im)
+		}
+	}
+	return e.p.images.Ensure(ctx, cluster.Image{Ref: ref, Digest: digest})
+}
+
+func (e ensurer) ensure(ctx context.Context, im cluster.Image) error {
+	var from []container.Peer
+	st := e.p.state.Load()
+	for i := range st.Nodes {
+		n := st.Nodes[i]
+		if n.Name != e.p.a.id.Name && n.State != cluster.NodeLost {
+			from = append(from, container.PeerFunc(e.p.peers.fetcher(&n)))
+		}
+	}
+	return e.p.images.Ensure(ctx, im, from...)
+}
+
+// writeEvents commits events that belong to no transaction, several at once.
+func (p *parts) writeEvents(ctx context.Context) {
+	for {
+		var t cluster.Txn
+		select {
+		case <-ctx.Done():
+			return
+		case e := <-p.events:
+			t.Events = append(t.Events, e)
+		}
+		for more := true; more && len(t.Events) < 50; {
+			select {
+			case e := <-p.events:
+				t.Events = append(t.Events, e)
+			default:
+				more = false
+			}
+		}
+		if _, _, err := p.store.Commit(ctx, t); err != nil && ctx.Err() == nil {
+			p.a.log.Warn("events are lost", "events", len(t.Events), "err", err)
+		}
+	}
+}
+
+// keepLinks follows the ports: the guard at once, the node's record in the ledger as soon as it takes it.
+func (p *parts) keepLinks(ctx context.Context) {
+	changed := make(chan []cluster.Link, 1)
+	p.a.loop.onLinks(func(links []cluster.Link) {
+		select { // the newest is what counts
+		case <-changed:
+		default:
+		}
+		changed <- links
+	})
+	for {
+		var links []cluster.Link
+		select {
+		case <-ctx.Done():
+			return
+		case links = <-changed:
+		}
+		names := make([]string, len(links))
+		locals := make([]netip.Addr, len(links))
+		for i, l := range links {
+			names[i], locals[i] = l.Name, l.Addr.Addr()
+		}
+		if err := p.balancer.SetLinks(names, locals); err != nil {
+			p.a.log.Error("guard of the ports", "err", err)
+		}
+		for !p.recordLinks(ctx, links) && len(changed) == 0 {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(200 * time.Millisecond):
+			}
+		}
+	}
+}
+
+// recordLinks writes the ports into the node's record, if they differ.
+func (p *parts) recordLinks(ctx context.Context, links []cluster.Link) (done bool) {
+	n := p.state.Load().Node(p.a.id.Name)
+	if n == nil || n.BootID != p.a.id.BootID {
+		return false
+	}
+	// Ports that went away stay in the record: they are links of the node that do not work.
+	want := slices.Clone(n.Links)
+	for _, l := range links {
+		at := slices.IndexFunc(want, func(o cluster.Link) bool { return o.MAC == l.MAC })
+		if at < 0 {
+			want = append(want, l)
+		} else {
+			want[at] = l
+		}
+	}
+	if slices.Equal(want, n.Links) {
+		return true
+	}
+	next := *n
+	next.Links = want
+	_, ok, err := p.store.Commit(ctx, cluster.Txn{
+		Conditions: []cluster.Condition{{Key: n.Key(), Revision: n.Revision}},
+		Puts:       []cluster.Put{{Key: n.Key(), Value: next}},
+	})
+	return ok && err == nil
+}
+
+func (p *parts) beacon() admission.Beacon {
+	b := admission.Beacon{
+		Cluster: p.a.seed.Cluster, Name: p.a.id.Name, ClusterID: p.m.Meta.ID,
+		Identity: admission.Identity{MachineID: p.a.id.MachineID, BootID: p.a.id.BootID},
+	}
+	for _, l := range p.a.links.List() {
+		b.Addrs = append(b.Addrs, l.Addr.Addr())
+	}
+	return b
+}
+
+func (p *parts) serveAPI(ctx context.Context, l net.Listener) {
+	join := admission.NewServer(p.a.id.Name, p.store, p.a.log.With("part", "admission"))
+	handler := api.NewServer(&backend{parts: p}, join, pki.Caller, p.a.log.With("part", "api"))
+	srv := &http.Server{
+		Handler: handler, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	if err := http2.ConfigureServer(srv, &http2.Server{}); err != nil {
+		p.a.log.Error("API", "err", err)
+	}
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	if err := srv.Serve(l); err != nil && ctx.Err() == nil {
+		p.a.log.Error("the API has ended", "err", err)
+	}
+}
+
+func (p *parts) dns() (*balance.DNS, error) {
+	return balance.ServeDNS(balance.DNSConfig{
+		Log: p.a.log.With("part", "dns"), Listen: netip.AddrPortFrom(p.m.net.Addr(), 53),
+		Clients: []netip.Prefix{p.m.net.Subnet()}, Lookup: p.lookup, Resolvers: p.resolvers,
+	})
+}
+
+func (p *parts) resolvers() []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, a := range p.a.links.Resolvers() {
+		out = append(out, netip.AddrPortFrom(a, 53))
+	}
+	return out
+}

@@ -1,0 +1,378 @@
+package sim
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/skein-os/skein/agent/cluster"
+	"github.com/skein-os/skein/agent/member"
+	"github.com/skein-os/skein/agent/node"
+)
+
+// machine is one node: its power, clock, kernel, containers and agent.
+type machine struct {
+	sim    *Sim
+	name   string
+	number uint8
+	voter  bool // comes back as a voter
+
+	powered bool
+	boot    string
+	boots   int
+	rate    float64
+	epoch   time.Duration // true time at which local time was local
+	local   time.Duration
+	frozen  string // "", "standing" or "running": what its clock does meanwhile
+	waiting []func()
+	excused time.Duration // local time until which its guard may be late: it was paused with its clock
+
+	cut map[string]bool // "eth0 in", "eth0 out"
+
+	agent   bool // its process lives
+	gen     int  // of the agent
+	brain   *node.Brain
+	syncing bool
+
+	containers map[string]*container
+	guard      map[netip.Addr]time.Duration // until, local time
+}
+
+type container struct {
+	in     cluster.Instance
+	live   bool
+	status cluster.Status
+	stop   bool
+}
+
+// clock is the machine's CLOCK_BOOTTIME.
+func (m *machine) clock() time.Duration {
+	if m.frozen == "standing" {
+		return m.local
+	}
+	return m.local + time.Duration(float64(m.sim.now-m.epoch)*m.rate)
+}
+
+func (m *machine) setClock(local time.Duration) { m.local, m.epoch = local, m.sim.now }
+
+// works: it is on and not frozen.
+func (m *machine) works() bool   { return m.powered && m.frozen == "" }
+func (m *machine) stalled() bool { return !m.works() || !m.agent }
+
+// do runs something on the machine: later, if it is frozen.
+func (m *machine) do(f func()) {
+	if m.frozen != "" {
+		m.waiting = append(m.waiting, f)
+		return
+	}
+	f()
+}
+
+func (m *machine) newBoot() {
+	m.boots++
+	m.powered = true
+	m.boot = fmt.Sprintf("%s-boot-%d", m.name, m.boots)
+	m.frozen, m.waiting, m.excused = "", nil, 0
+	m.setClock(m.sim.between(0, 5*time.Second))
+}
+
+func (m *machine) record(state cluster.NodeState) cluster.Node {
+	return cluster.Node{
+		Name: m.name, Number: m.number, BootID: m.boot, State: state, Links: links(m.number),
+		CPUs: 4, Memory: 4 << 30,
+	}
+}
+
+// startAgent begins a new life of the agent in this boot.
+func (m *machine) startAgent() {
+	m.gen++
+	m.agent, m.brain = true, nil
+	gen := m.gen
+	var tick func()
+	tick = func() {
+		if m.gen != gen || !m.powered {
+			return
+		}
+		if m.brain != nil {
+			m.brain.Tick()
+		}
+		m.sim.after(m.sim.between(20*time.Millisecond, 30*time.Millisecond), func() { m.do(tick) })
+	}
+	var poll func()
+	poll = func() {
+		if m.gen != gen || !m.powered {
+			return
+		}
+		m.sync()
+		m.sim.after(100*time.Millisecond, func() { m.do(poll) })
+	}
+	m.do(tick)
+	m.do(poll)
+}
+
+func (m *machine) endAgent() {
+	m.gen++
+	m.agent, m.brain = false, nil
+}
+
+// sync gives the agent the newest state of the ledger, if it can be had; the first time it is admitted
+// before, if this boot is not.
+func (m *machine) sync() {
+	if m.stalled() {
+		return
+	}
+	s := m.sim
+	if m.brain == nil {
+		if !s.reaches(m) {
+			return
+		}
+		rec := s.Ledger.State().Node(m.name)
+		if rec == nil || rec.BootID != m.boot {
+			m.admit(rec)
+			return
+		}
+		m.brain = node.New(*rec, node.Config{Member: s.cfg.Member}, &world{m: m, gen: m.gen})
+	}
+	if s.reaches(m) {
+		m.brain.Ledger(s.Ledger.State(), s.leader == m)
+		return
+	}
+	// A leader that is cut off finds out after a while; nobody else hears anything.
+	if s.leader != m && !(s.leader == nil && s.now-s.vacantSince < electionMin) {
+		m.brain.Ledger(&cluster.State{Revision: -1}, false)
+	}
+}
+
+// admit joins in the new boot: the old voter is removed, the new one is added when it has caught up.
+func (m *machine) admit(old *cluster.Node) {
+	s := m.sim
+	n := m.record(cluster.NodeJoining)
+	cond := cluster.Condition{Key: n.Key()}
+	if old != nil {
+		cond.Revision = old.Revision
+	}
+	gen := m.gen
+	if !s.Ledger.Commit(cluster.Txn{Conditions: []cluster.Condition{cond}, Puts: []cluster.Put{{Key: n.Key(), Value: n}}}) {
+		return
+	}
+	s.Logf("%s joins in %s", m.name, m.boot)
+	s.spread()
+	if !m.voter {
+		return
+	}
+	var promote func()
+	promote = func() {
+		if m.gen != gen || !m.powered {
+			return
+		}
+		rec := s.Ledger.State().Node(m.name)
+		if rec == nil || rec.BootID != m.boot || rec.State == cluster.NodeLost {
+			return
+		}
+		if !s.reaches(m) || m.stalled() {
+			s.after(200*time.Millisecond, promote)
+			return
+		}
+		v := *rec
+		v.Voter = true
+		s.Ledger.Commit(cluster.Txn{Puts: []cluster.Put{{Key: v.Key(), Value: v}}})
+		s.Logf("%s is a voter", m.name)
+		s.spread()
+	}
+	s.after(s.between(300*time.Millisecond, 800*time.Millisecond), promote)
+}
+
+// world is what the machine is to its agent. An agent that has ended reaches nothing any more.
+type world struct {
+	m   *machine
+	gen int
+}
+
+func (w *world) Now() time.Duration { return w.m.clock() }
+func (w *world) Wall() time.Time {
+	return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(w.m.sim.now)
+}
+func (w *world) Rand() uint64            { return w.m.sim.rng.Uint64() }
+func (w *world) Send(d member.Datagram)  { w.m.sim.send(w.m, d) }
+func (w *world) Routes(via []node.Route) {}
+func (w *world) Explain(e cluster.Event) { w.m.sim.Logf("%s: %s (%s)", w.m.name, e.Text, e.Why) }
+
+func (w *world) Commit(id uint64, t cluster.Txn) {
+	m := w.m
+	m.sim.commit(m, t, func(ok bool, err error) {
+		if ok && err == nil {
+			for _, e := range t.Events {
+				m.sim.Logf("%s: %s (%s)", e.Node, e.Text, e.Why)
+			}
+		}
+		if m.brain != nil {
+			m.brain.Committed(id, ok, err)
+		}
+	})
+}
+
+// Run imitates the runner.
+func (w *world) Run(list []cluster.Instance) {
+	m := w.m
+	listed := map[string]bool{}
+	for _, in := range list {
+		listed[in.ID] = true
+		c := m.containers[in.ID]
+		if c == nil {
+			c = &container{in: in}
+			m.containers[in.ID] = c
+			m.start(c)
+		} else {
+			m.report(c, c.status.State) // after a restart of the agent
+		}
+		if in.Stop && !c.stop {
+			c.stop = true
+			m.later(c, m.sim.between(20*time.Millisecond, 200*time.Millisecond), func() { m.exit(c, cluster.InstanceStopped) })
+		}
+	}
+	for id, c := range m.containers {
+		if !listed[id] {
+			c.live = false
+			delete(m.containers, id)
+		}
+	}
+}
+
+// Hold imitates the kernel's guard: it answers until then, whatever the agent does.
+func (w *world) Hold(addrs []node.Floating, until time.Duration) {
+	m := w.m
+	clear(m.guard)
+	for _, a := range addrs {
+		m.guard[a.Addr] = until
+		m.sim.checkAnswer(m, a.Addr)
+	}
+}
+
+func (w *world) Condemn(reason string) {
+	m := w.m
+	m.sim.Logf("%s is condemned: %s", m.name, reason)
+	m.dark()
+	m.gen++ // inert
+	m.sim.after(300*time.Millisecond, func() {
+		if m.powered && m.brain != nil && m.brain.Ended() != "" {
+			m.powerOff()
+			m.powerOn()
+		}
+	})
+}
+
+// dark ends all containers and answers.
+func (m *machine) dark() {
+	for _, c := range m.containers {
+		c.live = false
+	}
+	m.containers = map[string]*container{}
+	clear(m.guard)
+}
+
+func (m *machine) powerOff() {
+	m.dark()
+	m.endAgent()
+	m.powered, m.frozen, m.waiting = false, "", nil
+	m.boot = "" // nothing that was sent to it arrives in the next one
+}
+
+func (m *machine) powerOn() {
+	if m.powered {
+		return
+	}
+	m.newBoot()
+	boot := m.boot
+	m.sim.after(m.sim.between(m.sim.cfg.Boot, m.sim.cfg.Boot*3/2), func() {
+		if m.boot == boot && m.powered {
+			m.do(m.startAgent)
+		}
+	})
+}
+
+func (m *machine) freeze(clock string) {
+	if !m.works() {
+		return
+	}
+	m.local, m.epoch = m.clock(), m.sim.now
+	m.frozen = clock
+}
+
+func (m *machine) thaw() {
+	if m.frozen == "" {
+		return
+	}
+	local := m.clock()
+	if m.frozen == "standing" {
+		for _, until := range m.guard {
+			m.excused = max(m.excused, until)
+		}
+	}
+	m.frozen = ""
+	m.setClock(local)
+	waiting := m.waiting
+	m.waiting = nil
+	for _, f := range waiting {
+		m.do(f)
+	}
+}
+
+// later does something with a container that still is.
+func (m *machine) later(c *container, d time.Duration, f func()) {
+	m.sim.after(d, func() {
+		m.do(func() {
+			if m.containers[c.in.ID] == c {
+				f()
+			}
+		})
+	})
+}
+
+func (m *machine) start(c *container) {
+	c.live = true
+	m.sim.checkAlone(m, c)
+	m.report(c, cluster.InstanceStarting)
+	m.later(c, m.sim.between(m.sim.cfg.Start, 2*m.sim.cfg.Start), func() {
+		if c.live && !c.stop {
+			m.report(c, cluster.InstanceRunning)
+		}
+	})
+}
+
+func (m *machine) exit(c *container, state cluster.InstanceState) {
+	c.live = false
+	m.report(c, state)
+}
+
+// report is asynchronous, as the real runner's.
+func (m *machine) report(c *container, state cluster.InstanceState) {
+	c.status = cluster.Status{ID: c.in.ID, State: state, Address: netip.AddrFrom4([4]byte{10, 80, m.number, 2})}
+	st, gen := c.status, m.gen
+	m.sim.after(time.Millisecond, func() {
+		m.do(func() {
+			if m.gen == gen && m.brain != nil {
+				m.brain.Report(st)
+			}
+		})
+	})
+}
+
+// answers tells whether frames for the address are answered here now, kernel and all.
+func (m *machine) answers(a netip.Addr) bool {
+	until, ok := m.guard[a]
+	return ok && m.powered && m.clock() < until
+}
+
+// serves tells whether a client gets an answer from the service itself.
+func (m *machine) serves(a netip.Addr) bool {
+	if !m.works() || !m.answers(a) || !slices.ContainsFunc(lans, func(l string) bool { return !m.cut[l+" in"] && !m.cut[l+" out"] }) {
+		return false
+	}
+	for _, c := range m.containers {
+		if c.live && c.status.State == cluster.InstanceRunning && slices.Contains(c.in.Spec.Floating, a) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,172 @@
+package sim
+
+import (
+	"container/heap"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"github.com/skein-os/skein/agent/cluster"
+	"github.com/skein-os/skein/agent/member"
+)
+
+// Config of a simulated cluster.
+type Config struct {
+	Seed   uint64
+	Nodes  int // named n1, n2, ...
+	Voters int // the first so many; default 3, or 1 below that
+	// Member has the times of heartbeats and leases; zero: member's defaults.
+	Member member.Config
+	// Skew is how far each clock's rate is off at most, 0.004 is 0.4 percent.
+	Skew float64
+	// Boot is how long a machine takes from power-on to its agent, default 2 s.
+	Boot time.Duration
+	// Start is how long a container takes to run and be healthy, at least; up to twice that.
+	Start time.Duration
+}
+
+// Sim is one simulated cluster. Everything happens in calls of Run and Until.
+type Sim struct {
+	cfg   Config
+	rng   *rand.Rand
+	now   time.Duration // true time
+	queue queue
+	seq   uint64
+
+	Ledger *Ledger
+	nodes  []*machine
+	net    network
+	consensus
+
+	// Violations of what is promised; empty if all is well.
+	Violations []string
+	// Excused overlaps: of machines that were paused with their clock standing.
+	Excused int
+	// Log is what happened, when, for people.
+	Log []string
+
+	probes map[netip.Addr]*Probe
+}
+
+// New makes a cluster that has formed: all nodes are on, admitted and about to be online.
+func New(cfg Config) *Sim {
+	if cfg.Voters == 0 {
+		cfg.Voters = 3
+		if cfg.Nodes < 3 {
+			cfg.Voters = 1
+		}
+	}
+	if cfg.Boot == 0 {
+		cfg.Boot = 2 * time.Second
+	}
+	if cfg.Start == 0 {
+		cfg.Start = 100 * time.Millisecond
+	}
+	cfg.Member.ClusterID = "simulated"
+	cfg.Member.Key = []byte("a key for the simulator only....")
+	s := &Sim{
+		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 1)),
+		Ledger: NewLedger(cluster.Meta{Name: "sim", ID: "sim", Network: cluster.DefaultNetwork, Incarnation: 1}),
+		net:    network{delay: 2 * time.Millisecond},
+		probes: map[netip.Addr]*Probe{},
+	}
+	for i := 1; i <= cfg.Nodes; i++ {
+		m := &machine{
+			sim: s, name: fmt.Sprintf("n%d", i), number: uint8(i), voter: i <= cfg.Voters,
+			rate: 1 + cfg.Skew*(2*s.rng.Float64()-1), containers: map[string]*container{}, guard: map[netip.Addr]time.Duration{}, cut: map[string]bool{},
+		}
+		s.nodes = append(s.nodes, m)
+		m.newBoot()
+		n := m.record(cluster.NodeJoining)
+		n.Voter = m.voter
+		s.Ledger.Commit(cluster.Txn{Puts: []cluster.Put{{Key: n.Key(), Value: n}}})
+	}
+	for _, m := range s.nodes {
+		m.startAgent()
+	}
+	s.elect()
+	s.every(50*time.Millisecond, s.elect)
+	return s
+}
+
+type event struct {
+	at  time.Duration
+	seq uint64 // of two at the same time the first made comes first
+	do  func()
+}
+
+type queue []event
+
+func (q queue) Len() int { return len(q) }
+func (q queue) Less(i, j int) bool {
+	return q[i].at < q[j].at || q[i].at == q[j].at && q[i].seq < q[j].seq
+}
+func (q queue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
+func (q *queue) Push(x any)   { *q = append(*q, x.(event)) }
+func (q *queue) Pop() any {
+	e := (*q)[len(*q)-1]
+	*q = (*q)[:len(*q)-1]
+	return e
+}
+
+func (s *Sim) after(d time.Duration, do func()) {
+	s.seq++
+	heap.Push(&s.queue, event{s.now + d, s.seq, do})
+}
+
+func (s *Sim) every(d time.Duration, do func()) {
+	s.after(d, func() { do(); s.every(d, do) })
+}
+
+// between is a random duration.
+func (s *Sim) between(a, b time.Duration) time.Duration {
+	if b <= a {
+		return a
+	}
+	return a + time.Duration(s.rng.Int64N(int64(b-a)))
+}
+
+// Run lets d of true time pass.
+func (s *Sim) Run(d time.Duration) {
+	end := s.now + d
+	for len(s.queue) > 0 && s.queue[0].at <= end {
+		e := heap.Pop(&s.queue).(event)
+		s.now = e.at
+		e.do()
+	}
+	s.now = end
+}
+
+// Until runs until cond holds, at most d; it tells whether it does.
+func (s *Sim) Until(d time.Duration, cond func() bool) bool {
+	for end := s.now + d; s.now < end; s.Run(10 * time.Millisecond) {
+		if cond() {
+			return true
+		}
+	}
+	return cond()
+}
+
+// Now is true time since the beginning.
+func (s *Sim) Now() time.Duration { return s.now }
+
+// Logf notes what happened.
+func (s *Sim) Logf(format string, args ...any) {
+	s.Log = append(s.Log, fmt.Sprintf("%9.3fs  ", s.now.Seconds())+fmt.Sprintf(format, args...))
+}
+
+func (s *Sim) violate(format string, args ...any) {
+	v := fmt.Sprintf(format, args...)
+	s.Logf("VIOLATION: %s", v)
+	s.Violations = append(s.Violations, v)
+}
+
+func (s *Sim) machine(name string) *machine {
+	for _, m := range s.nodes {
+		if m.name == name {
+			return m
+		}
+	}
+	return nil
+}

@@ -1,0 +1,120 @@
+package sim
+
+import (
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// runs is the number of random histories; SKEIN_SIM_RUNS raises it.
+func runs(t *testing.T, n int) int {
+	if v := os.Getenv("SKEIN_SIM_RUNS"); v != "" {
+		k, err := strconv.Atoi(v)
+		if err != nil {
+			t.Fatalf("SKEIN_SIM_RUNS: %v", err)
+		}
+		return k
+	}
+	if testing.Short() {
+		return n / 10
+	}
+	return n
+}
+
+// TestRandom plays random histories. SKEIN_SIM_SEED plays one again, with its log.
+func TestRandom(t *testing.T) {
+	if v := os.Getenv("SKEIN_SIM_SEED"); v != "" {
+		seed, err := strconv.ParseUint(v, 10, 64)
+		if err != nil {
+			t.Fatalf("SKEIN_SIM_SEED: %v", err)
+		}
+		r := Random(seed)
+		t.Logf("%s", strings.Join(r.Log, "\n"))
+		if r.Err != nil {
+			t.Fatal(r.Err)
+		}
+		return
+	}
+	n := runs(t, 2000)
+	var mu sync.Mutex
+	quorum, excused, failed := 0, 0, 0
+	seeds := make(chan uint64)
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for seed := range seeds {
+				r := Random(seed)
+				mu.Lock()
+				if r.Quorum {
+					quorum++
+				}
+				excused += r.Excused
+				if r.Err != nil && failed < 10 {
+					failed++
+					t.Errorf("seed %d: %v\n(play it again: SKEIN_SIM_SEED=%d go test ./agent/sim -run TestRandom -v)", seed, r.Err, seed)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	for seed := range uint64(n) {
+		seeds <- seed
+	}
+	close(seeds)
+	wg.Wait()
+	t.Logf("%d histories, the voters survived in %d, %d renewals of guards overlapped with a machine whose clock had stood", n, quorum, excused)
+	if quorum < n/2 {
+		t.Errorf("the voters survived in %d of %d histories only: what is left proves too little", quorum, n)
+	}
+}
+
+// TestSameSeedSameHistory: without that, a seed is worth nothing.
+func TestSameSeedSameHistory(t *testing.T) {
+	a, b := Random(11), Random(11)
+	if !slices.Equal(a.Log, b.Log) {
+		for i := range a.Log {
+			if i >= len(b.Log) || a.Log[i] != b.Log[i] {
+				t.Fatalf("line %d:\n%s\n%s", i, a.Log[i], b.Log[min(i, len(b.Log)-1)])
+			}
+		}
+	}
+}
+
+// TestOutage measures power cuts, of ordinary nodes and of the coordinator, in virtual time.
+func TestOutage(t *testing.T) {
+	for _, who := range []string{"ordinary node", "coordinator"} {
+		var gaps []time.Duration
+		for seed := range uint64(40) {
+			s := New(Config{Seed: seed, Nodes: 3, Skew: 0.002})
+			svc := Service("web", 1, "10.77.9.10")
+			s.Deploy(svc)
+			addr := svc.Floating[0]
+			p := s.ProbeAddr(addr)
+			if !s.Until(20*time.Second, func() bool { return len(s.Missing()) == 0 }) {
+				t.Fatalf("seed %d: %v\n%s", seed, s.Missing(), strings.Join(s.Log, "\n"))
+			}
+			s.Run(time.Second + s.between(0, 200*time.Millisecond))
+			if owner := s.machine(s.Owner(addr)); who == "coordinator" {
+				s.leader = owner
+			} else if s.leader == owner {
+				s.leader = s.nodes[int(owner.number)%3]
+			}
+			s.spread()
+			s.Run(200 * time.Millisecond)
+			p.Reset()
+			s.PowerOff(s.Owner(addr))
+			s.Run(6 * time.Second)
+			gaps = append(gaps, p.Longest)
+			if len(s.Violations) > 0 {
+				t.Fatalf("seed %d: %v", seed, s.Violations)
+			}
+		}
+		slices.Sort(gaps)
+		t.Logf("power cut of %s: outage p50 %v, max %v (%d cuts)", who, gaps[len(gaps)/2], gaps[len(gaps)-1], len(gaps))
+	}
+}

@@ -1,0 +1,164 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/skein-os/skein/agent/cluster"
+)
+
+// statePrefixes are what a State is made of; meta is one key.
+var statePrefixes = []string{cluster.KeyNodes, cluster.KeyServices, cluster.KeyInstances, cluster.KeyStatus, cluster.KeyImages}
+
+// Read reads the whole state as it is now: all that was committed before the call is in it.
+func (s *Store) Read(ctx context.Context) (*cluster.State, error) {
+	ops := []clientv3.Op{clientv3.OpGet(cluster.KeyMeta)}
+	for _, p := range statePrefixes {
+		ops = append(ops, clientv3.OpGet(p, clientv3.WithPrefix()))
+	}
+	var r *clientv3.TxnResponse
+	err := s.do(ctx, func(ctx context.Context, c *clientv3.Client) (err error) {
+		r, err = c.Txn(ctx).Then(ops...).Commit() // one transaction: one revision
+		return err
+	}, 0)
+	if err != nil {
+		return nil, fmt.Errorf("read the ledger: %w", err)
+	}
+	s.saw(r.Header.Revision)
+	b := change(&cluster.State{})
+	for _, resp := range r.Responses {
+		for _, kv := range resp.GetResponseRange().Kvs {
+			if err := b.put(kv); err != nil {
+				s.cfg.Log.Error("unreadable record in the ledger is ignored", "key", string(kv.Key), "err", err)
+			}
+		}
+	}
+	b.next.Revision = r.Header.Revision
+	return b.next, nil
+}
+
+// builder makes the next State out of one that others may be reading: a list is copied when the first
+// record of it changes, all others are shared.
+type builder struct {
+	next   *cluster.State
+	copied map[string]bool
+}
+
+func change(st *cluster.State) *builder {
+	next := *st
+	return &builder{next: &next, copied: make(map[string]bool)}
+}
+
+func (b *builder) event(e *clientv3.Event) error {
+	b.next.Revision = max(b.next.Revision, e.Kv.ModRevision)
+	if e.Type == clientv3.EventTypeDelete {
+		b.remove(string(e.Kv.Key))
+		return nil
+	}
+	return b.put(e.Kv)
+}
+
+// touched tells that the State will differ after the event; events and secrets are not in it.
+func touched(key string) bool {
+	return key == cluster.KeyMeta || slices.ContainsFunc(statePrefixes, func(p string) bool { return strings.HasPrefix(key, p) })
+}
+
+func (b *builder) put(kv *mvccpb.KeyValue) error {
+	key := string(kv.Key)
+	switch {
+	case key == cluster.KeyMeta:
+		var m cluster.Meta
+		if err := json.Unmarshal(kv.Value, &m); err != nil {
+			return err
+		}
+		b.next.Meta = m
+	case strings.HasPrefix(key, cluster.KeyNodes):
+		var v cluster.Node
+		if err := json.Unmarshal(kv.Value, &v); err != nil {
+			return err
+		}
+		v.Revision = kv.ModRevision
+		set(b, cluster.KeyNodes, &b.next.Nodes, key, v, (*cluster.Node).Key)
+	case strings.HasPrefix(key, cluster.KeyServices):
+		var v cluster.Service
+		if err := json.Unmarshal(kv.Value, &v); err != nil {
+			return err
+		}
+		v.Revision = kv.ModRevision
+		set(b, cluster.KeyServices, &b.next.Services, key, v, (*cluster.Service).Key)
+	case strings.HasPrefix(key, cluster.KeyInstances):
+		var v cluster.Instance
+		if err := json.Unmarshal(kv.Value, &v); err != nil {
+			return err
+		}
+		v.Revision, v.Epoch = kv.ModRevision, uint64(kv.CreateRevision)
+		set(b, cluster.KeyInstances, &b.next.Instances, key, v, (*cluster.Instance).Key)
+	case strings.HasPrefix(key, cluster.KeyStatus):
+		var v cluster.Status
+		if err := json.Unmarshal(kv.Value, &v); err != nil {
+			return err
+		}
+		v.Revision = kv.ModRevision
+		set(b, cluster.KeyStatus, &b.next.Statuses, key, v, (*cluster.Status).Key)
+	case strings.HasPrefix(key, cluster.KeyImages):
+		var v cluster.Image
+		if err := json.Unmarshal(kv.Value, &v); err != nil {
+			return err
+		}
+		v.Revision = kv.ModRevision
+		set(b, cluster.KeyImages, &b.next.Images, key, v, (*cluster.Image).Key)
+	}
+	return nil
+}
+
+func (b *builder) remove(key string) {
+	switch {
+	case strings.HasPrefix(key, cluster.KeyNodes):
+		unset(b, cluster.KeyNodes, &b.next.Nodes, key, (*cluster.Node).Key)
+	case strings.HasPrefix(key, cluster.KeyServices):
+		unset(b, cluster.KeyServices, &b.next.Services, key, (*cluster.Service).Key)
+	case strings.HasPrefix(key, cluster.KeyInstances):
+		unset(b, cluster.KeyInstances, &b.next.Instances, key, (*cluster.Instance).Key)
+	case strings.HasPrefix(key, cluster.KeyStatus):
+		unset(b, cluster.KeyStatus, &b.next.Statuses, key, (*cluster.Status).Key)
+	case strings.HasPrefix(key, cluster.KeyImages):
+		unset(b, cluster.KeyImages, &b.next.Images, key, (*cluster.Image).Key)
+	}
+}
+
+func find[T any](list []T, key string, keyOf func(*T) string) (int, bool) {
+	return slices.BinarySearchFunc(list, key, func(v T, key string) int { return strings.Compare(keyOf(&v), key) })
+}
+
+func own[T any](b *builder, prefix string, list *[]T) {
+	if !b.copied[prefix] {
+		*list, b.copied[prefix] = slices.Clone(*list), true
+	}
+}
+
+func set[T any](b *builder, prefix string, list *[]T, key string, v T, keyOf func(*T) string) {
+	// A record says itself what it is called. Under another key it would be found by nobody and never
+	// removed, so the key it is stored under must be the one it names.
+	if keyOf(&v) != key {
+		return
+	}
+	own(b, prefix, list)
+	if i, ok := find(*list, key, keyOf); ok {
+		(*list)[i] = v
+	} else {
+		*list = slices.Insert(*list, i, v)
+	}
+}
+
+func unset[T any](b *builder, prefix string, list *[]T, key string, keyOf func(*T) string) {
+	if i, ok := find(*list, key, keyOf); ok {
+		own(b, prefix, list)
+		*list = slices.Delete(*list, i, i+1)
+	}
+}

@@ -1,0 +1,52 @@
+package takeover
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/skein-os/skein/agent/cluster"
+)
+
+// Evidence is what a node knows of one lost incarnation.
+type Evidence struct {
+	// LeaseExpired is package member's proof L1: the incarnation has no lease and never will again.
+	LeaseExpired bool `json:"lease_expired,omitempty"`
+	// NewBoot: the node was heard, authenticated, in another boot; this one has ended.
+	NewBoot bool `json:"new_boot,omitempty"`
+	// GoneFor is for how long the ledger, as far as this node has seen, has had no record of the node.
+	GoneFor time.Duration `json:"gone_for_ns,omitempty"`
+}
+
+// Proof is the answer of Prove. Text is a clause for people: "its lease has expired", or what is missing.
+type Proof struct {
+	OK   bool
+	Text string
+}
+
+// GoneGrace is how long after the removal of a node's record its lease is over for certain: the longest
+// lease that package member allows, and margin. Nobody who has read the removal acknowledges it, and it
+// finds itself removed; the grace covers who reads it late.
+const GoneGrace = 5 * time.Second
+
+// Prove tells whether the incarnation can do no more harm to what a service of this safety class
+// affects. node is the ledger's record of the owner's node now, nil if there is none.
+//
+// A removed record counts as the operator's word that the node is off (L4): `node remove` of a node
+// that did not hand over its work is exactly that statement.
+func Prove(safety cluster.Safety, o cluster.Owner, node *cluster.Node, e Evidence) Proof {
+	switch {
+	case e.NewBoot:
+		return Proof{true, fmt.Sprintf("%s is back in a new boot", o.Node)}
+	case node != nil && node.BootID != o.BootID:
+		return Proof{true, fmt.Sprintf("%s has rejoined in a new boot", o.Node)}
+	case node == nil && e.GoneFor >= GoneGrace:
+		return Proof{true, fmt.Sprintf("%s was removed from the cluster", o.Node)}
+	case safety != cluster.SafetyLease: // an unknown class gets the strict answer
+		return Proof{false, fmt.Sprintf("proof is missing that %s is off: nothing else confines its effects; power it on again, or remove the node if you know that it is off", o.Node)}
+	case e.LeaseExpired:
+		return Proof{true, fmt.Sprintf("the lease of %s has expired", o.Node)}
+	case node == nil:
+		return Proof{false, fmt.Sprintf("%s was removed a moment ago, its lease may not have ended", o.Node)}
+	}
+	return Proof{false, fmt.Sprintf("proof is missing that the lease of %s has expired", o.Node)}
+}

@@ -1,0 +1,71 @@
+package takeover
+
+import (
+	"testing"
+	"time"
+
+	"github.com/skein-os/skein/agent/cluster"
+)
+
+func TestProve(t *testing.T) {
+	o := cluster.Owner{Node: "n1", BootID: "a"}
+	lost := &cluster.Node{Name: "n1", BootID: "a", State: cluster.NodeLost}
+	back := &cluster.Node{Name: "n1", BootID: "b", State: cluster.NodeJoining}
+	for _, tt := range []struct {
+		name         string
+		node         *cluster.Node
+		e            Evidence
+		lease, power bool
+	}{
+		{name: "silence is no proof", node: lost},
+		{name: "lease expired", node: lost, e: Evidence{LeaseExpired: true}, lease: true},
+		{name: "rejoined", node: back, lease: true, power: true},
+		{name: "heard in a new boot", node: lost, e: Evidence{NewBoot: true}, lease: true, power: true},
+		{name: "just removed"},
+		{name: "removed, lease seen expired", e: Evidence{LeaseExpired: true}, lease: true},
+		{name: "removed long ago", e: Evidence{GoneFor: GoneGrace}, lease: true, power: true},
+		{name: "a record in the way of an old removal", node: lost, e: Evidence{GoneFor: time.Hour}},
+	} {
+		if got := Prove(cluster.SafetyLease, o, tt.node, tt.e); got.OK != tt.lease || got.Text == "" {
+			t.Errorf("%s, lease: got %+v, want %v", tt.name, got, tt.lease)
+		}
+		if got := Prove(cluster.SafetyPower, o, tt.node, tt.e); got.OK != tt.power || got.Text == "" {
+			t.Errorf("%s, power: got %+v, want %v", tt.name, got, tt.power)
+		}
+		if got := Prove("", o, tt.node, tt.e); got.OK != tt.power {
+			t.Errorf("%s, no class named: got %+v, want %v as for power", tt.name, got, tt.power)
+		}
+	}
+}
+
+func TestSteps(t *testing.T) {
+	fresh := New(&cluster.Instance{})
+	if got := fresh.Step(); got != Cleared {
+		t.Errorf("claim of a free slot: got %s, want %s", got, Cleared)
+	}
+	taken := &cluster.Instance{After: &cluster.Owner{Node: "n1"}}
+	tk := New(taken)
+	tk.Verified(true) // a verify write before the proof proves nothing
+	if got := tk.Step(); got != Proving {
+		t.Fatalf("got %s, want %s", got, Proving)
+	}
+	if !tk.MayRun(cluster.SafetyLease) || tk.MayRun(cluster.SafetyPower) {
+		t.Error("while proving, lease may be made ready and power may not run")
+	}
+	tk.Proved(Proof{OK: false, Text: "no"})
+	tk.Proved(Proof{OK: true, Text: "yes"})
+	tk.Proved(Proof{OK: false, Text: "lost the view of it"})
+	if got := tk.Step(); got != Verifying {
+		t.Fatalf("proof must stay: got %s, want %s", got, Verifying)
+	}
+	refused := tk
+	refused.Verified(false)
+	refused.Verified(true)
+	if got := refused.Step(); got != Refused || refused.MayRun(cluster.SafetyLease) {
+		t.Errorf("got %s, want %s for ever and not running", got, Refused)
+	}
+	tk.Verified(true)
+	if got := tk.Step(); got != Cleared || !tk.MayRun(cluster.SafetyPower) {
+		t.Errorf("got %s, want %s", got, Cleared)
+	}
+}

@@ -1,0 +1,103 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"github.com/skein-os/skein/agent/admission"
+	"github.com/skein-os/skein/agent/balance"
+	"github.com/skein-os/skein/agent/cluster"
+	"github.com/skein-os/skein/agent/member"
+	"github.com/skein-os/skein/agent/network"
+	"github.com/skein-os/skein/agent/node"
+)
+
+// world is the real node's node.World.
+type world struct {
+	*parts
+	ctx context.Context
+}
+
+// commitTimeout bounds a commit of the brain: it decides anew after that.
+const commitTimeout = 2 * time.Second
+
+func (w *world) Now() time.Duration { return balance.Now() }
+func (w *world) Wall() time.Time    { return time.Now() }
+func (w *world) Rand() uint64       { return rand.Uint64() }
+
+func (w *world) Send(d member.Datagram) {
+	if err := w.a.hb.Send(d.Link, d.To, d.Payload); err != nil {
+		w.a.log.Debug("heartbeat", "port", d.Link, "to", d.To, "err", err)
+	}
+}
+
+func (w *world) Commit(id uint64, t cluster.Txn) {
+	w.a.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(w.ctx, commitTimeout)
+		defer cancel()
+		_, ok, err := w.store.Commit(ctx, t)
+		if err != nil && w.ctx.Err() == nil {
+			w.a.log.Warn("the ledger did not take a decision", "err", err)
+		}
+		w.a.loop.must(w.ctx, func(b *node.Brain) { b.Committed(id, ok, err) })
+	})
+}
+
+func (w *world) Run(instances []cluster.Instance) { w.runner.Set(instances) }
+
+func (w *world) Hold(addrs []node.Floating, until time.Duration) {
+	list := make([]netip.Addr, len(addrs))
+	for i, f := range addrs {
+		list[i] = f.Addr
+	}
+	if err := w.balancer.Hold(list, until); err != nil {
+		w.a.log.Error("floating addresses", "err", err)
+	}
+}
+
+func (w *world) Routes(via []node.Route) {
+	routes := make([]network.Route, len(via))
+	for i, r := range via {
+		routes[i] = network.Route{Peer: r.Number, Subnet: w.m.Meta.Network.Subnet(r.Number), Via: r.Via, Link: r.Link}
+	}
+	if _, err := w.m.net.SetRoutes(routes); err != nil {
+		w.a.log.Error("routes to the other nodes", "err", err)
+	}
+}
+
+func (w *world) Condemn(reason string) {
+	w.a.log.Error("this boot is not part of the cluster any more: stopping everything", "why", reason)
+	if err := w.a.opts.PID1.StopServices(); err != nil {
+		w.a.log.Error("stop services", "err", err)
+	}
+	if err := w.a.opts.PID1.Reboot(reason); err != nil {
+		w.a.log.Error("reboot", "err", err)
+	}
+}
+
+func (w *world) Explain(e cluster.Event) {
+	select {
+	case w.events <- e:
+	default:
+	}
+}
+
+// received takes a datagram from the heartbeat port: the brain's, or one of the formation.
+func (a *Agent) received(link string, _ netip.AddrPort, payload []byte) {
+	data := bytes.Clone(payload)
+	if bytes.HasPrefix(data, []byte(admission.BeaconMagic)) {
+		select {
+		case a.beacons <- data:
+		default: // they come again
+		}
+		return
+	}
+	a.loop.post(func(b *node.Brain) {
+		if err := b.Datagram(link, data); err != nil {
+			a.log.Debug("heartbeat refused", "port", link, "err", err)
+		}
+	})
+}

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/skein-os/skein/images/demo"
+	"github.com/skein-os/skein/initramfs"
+	"github.com/skein-os/skein/initramfs/debian"
+)
+
+// imageBuildCommands are the parts of `skein image` that make images rather than talk to a cluster.
+func imageBuildCommands() []*cobra.Command {
+	return []*cobra.Command{imageBuildCommand(), imageDemoCommand()}
+}
+
+func imageBuildCommand() *cobra.Command {
+	var cache, out, skeind, profile string
+	var formats, tools, modules []string
+	cmd := &cobra.Command{
+		Use: "build", Short: "Build what machines boot: the kernel and the archive with skeind in it", Args: cobra.NoArgs,
+		Long: `Builds the kernel and the initramfs that machines of a cluster boot.
+
+Kernel, modules and C programs come from Debian packages, fetched by this machine's apt into the cache
+folder; nothing is installed and no root is needed. An unchanged input is not built again.
+
+Formats: lab is vmlinux and an lz4 archive (for emulators), pxe is bzImage and a zstd archive (for real
+machines).`,
+		Example: "  skein image build\n  skein image build --format pxe --out /srv/boot\n  skein image build --skeind ./bin/skeind --modules nft_log",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			archive, err := packageArchive(cache, cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			o := initramfs.Options{
+				Archive: archive, Skeind: skeind, Out: out, Profile: profile, Modules: modules, Tools: tools,
+				Log: cmd.ErrOrStderr(),
+			}
+			for _, f := range formats {
+				switch f := initramfs.Format(f); f {
+				case initramfs.FormatLab, initramfs.FormatPXE:
+					o.Formats = append(o.Formats, f)
+				default:
+					return &usageError{fmt.Errorf("no format %q; there is: lab, pxe", f)}
+				}
+			}
+			m, built, err := initramfs.Build(cmd.Context(), o)
+			if err != nil {
+				return fmt.Errorf("build the image: %w", err)
+			}
+			showBuild(cmd.OutOrStdout(), out, m, built)
+			return nil
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&cache, "cache", "cache", "folder for downloaded and unpacked packages")
+	fl.StringVar(&out, "out", "", "folder for the result (default: image in the cache folder)")
+	fl.StringVar(&skeind, "skeind", "", "the node's program, static (default: skeind beside this program)")
+	fl.StringSliceVar(&formats, "format", []string{"lab", "pxe"}, "what to write: lab, pxe")
+	fl.StringVar(&profile, "profile", "virtual", "kind of machine, which decides the kernel modules")
+	fl.StringSliceVar(&modules, "modules", nil, "further kernel modules")
+	fl.StringSliceVar(&tools, "tools", initramfs.DefaultTools, "C programs to put in: crun, mke2fs, e2fsck")
+	cmd.PreRunE = func(*cobra.Command, []string) error {
+		if out == "" {
+			out = filepath.Join(cache, "image")
+		}
+		if skeind == "" {
+			self, err := os.Executable()
+			if err != nil {
+				return fmt.Errorf("find skeind (or name it with --skeind): %w", err)
+			}
+			skeind = filepath.Join(filepath.Dir(self), "skeind")
+		}
+		return nil
+	}
+	return cmd
+}
+
+func imageDemoCommand() *cobra.Command {
+	var cache, out, reports string
+	cmd := &cobra.Command{
+		Use: "demo", Short: "Build the container images of the demonstration", Args: cobra.NoArgs,
+		Long: `Builds demo/web:1, demo/media:1 and demo/reports:1 as OCI archives, and the Compose file that runs them.
+
+nginx comes from Debian packages, as in 'skein image build'. The report generator is compiled from
+Skein's source with this machine's Go, unless --reports names it.`,
+		Example: "  skein image demo --out demo\n  skein image load demo/*.tar\n  skein deploy -f demo/compose.yaml demo",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if out == "" {
+				out = filepath.Join(cache, "demo")
+			}
+			archive, err := packageArchive(cache, cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			if reports == "" {
+				if reports, err = buildReports(cmd.Context(), cache, cmd.ErrOrStderr()); err != nil {
+					return err
+				}
+			}
+			results, err := demo.Build(cmd.Context(), demo.Options{Archive: archive, Reports: reports, Out: out})
+			if err != nil {
+				return fmt.Errorf("build the demo images: %w", err)
+			}
+			for _, r := range results {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s  %s  %.1f MB  %.19s\n", r.File, r.Ref, float64(r.Size)/1e6, r.Digest)
+			}
+			return nil
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&cache, "cache", "cache", "folder for downloaded and unpacked packages")
+	fl.StringVar(&out, "out", "", "folder for the result (default: demo in the cache folder)")
+	fl.StringVar(&reports, "reports", "", "the report generator's program, static (default: compile it)")
+	return cmd
+}
+
+// buildReports compiles the report generator so that the same source gives the same bytes.
+func buildReports(ctx context.Context, cache string, log io.Writer) (string, error) {
+	out, err := filepath.Abs(filepath.Join(cache, "reports"))
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out,
+		"github.com/skein-os/skein/images/demo/reports")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := debian.Step(log, "compiling the report generator", cmd.Run); err != nil {
+		return "", fmt.Errorf("compile the report generator (needs Go, run it in Skein's source folder, or name a program with --reports): %w", err)
+	}
+	return out, nil
+}
+
+// packageArchive opens the package cache with the pins that skein is built with.
+func packageArchive(cache string, log io.Writer) (*debian.Archive, error) {
+	pins, err := debian.DefaultPins()
+	if err != nil {
+		return nil, err
+	}
+	return &debian.Archive{Dir: cache, Pins: pins, Log: log}, nil
+}
+
+func showBuild(w io.Writer, out string, m initramfs.Manifest, built bool) {
+	var parts []string
+	for _, f := range m.Files {
+		parts = append(parts, fmt.Sprintf("%s %.1f MB", f.Name, float64(f.Size)/1e6))
+	}
+	word := "built"
+	if !built {
+		word = "up to date:"
+	}
+	for _, p := range m.Packages {
+		if p.Replaces != "" {
+			fmt.Fprintf(w, "not as pinned: %s %s instead of %s\n", p.Name, p.Version, p.Replaces)
+		}
+	}
+	fmt.Fprintf(w, "%s %s (kernel %s, %d modules, %d packages): %s\n",
+		word, out, m.Kernel, m.Modules, len(m.Packages), strings.Join(parts, ", "))
+}

@@ -1,0 +1,250 @@
+package initramfs
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"debug/elf"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/skein-os/skein/initramfs/debian"
+	"github.com/skein-os/skein/initramfs/kernel"
+)
+
+// Format names a set of output files.
+type Format string
+
+// The formats.
+const (
+	// FormatLab is for emulators: vmlinux and an lz4 archive, the fastest to boot there.
+	FormatLab Format = "lab"
+	// FormatPXE is for real machines: bzImage and a zstd archive, the smallest to transfer.
+	FormatPXE Format = "pxe"
+)
+
+// Names of files in the output folder.
+const (
+	VmlinuxName  = "vmlinux"
+	BzImageName  = "bzImage"
+	LZ4Name      = "initramfs.cpio.lz4"
+	ZstdName     = "initramfs.cpio.zst"
+	ManifestName = "manifest.json"
+)
+
+// Options of a build.
+type Options struct {
+	// Archive gives the packages.
+	Archive *debian.Archive
+	// Skeind is the path of the node's program, which must be static.
+	Skeind string
+	// Out is the output folder; it is made if need be.
+	Out string
+	// Formats are what to write.
+	Formats []Format
+	// Profile names the set of modules; "virtual" if empty.
+	Profile string
+	// Modules are wanted on top of the profile's.
+	Modules []string
+	// Tools are the C programs to put in: crun, mke2fs, e2fsck. crun if nil.
+	Tools []string
+	// Log gets progress, a line each.
+	Log io.Writer
+}
+
+// DefaultTools are put in if Options.Tools is nil.
+var DefaultTools = []string{"crun"}
+
+// layout is part of the input sum: raise it when this package makes other bytes of the same input.
+const layout = "skein initramfs 1"
+
+// Build makes the image and returns its manifest. If the output folder already has the image of the
+// same input, whole, it is left as it is and built is false.
+func Build(ctx context.Context, o Options) (m Manifest, built bool, err error) {
+	if o.Profile == "" {
+		o.Profile = "virtual"
+	}
+	if o.Tools == nil {
+		o.Tools = DefaultTools
+	}
+	if len(o.Formats) == 0 {
+		return m, false, errors.New("no format wanted: lab or pxe")
+	}
+	skeind, err := os.ReadFile(o.Skeind)
+	if err != nil {
+		return m, false, fmt.Errorf("read the node's program: %w", err)
+	}
+	if err := checkStatic(skeind); err != nil {
+		return m, false, fmt.Errorf("%s cannot be the first process: %w", o.Skeind, err)
+	}
+	input, err := inputSum(o, skeind)
+	if err != nil {
+		return m, false, err
+	}
+	if m, ok := upToDate(o.Out, input, o.Formats); ok {
+		return m, false, nil
+	}
+	c, err := gather(ctx, o)
+	if err != nil {
+		return m, false, err
+	}
+	if err := c.tree.File("/bin/skeind", 0o755, skeind); err != nil {
+		return m, false, err
+	}
+	m = Manifest{Kernel: c.kernel, Profile: o.Profile, Skeind: sum(skeind), Modules: c.modules, Contents: c.tree.Size()}
+	for _, name := range sortedNames(c.packages) {
+		m.Packages = append(m.Packages, PackageEntry{Package: c.packages[name], Licence: licencePath(name)})
+	}
+	inside, err := m.json()
+	if err != nil {
+		return m, false, err
+	}
+	if err := c.tree.File("/etc/skein/manifest.json", 0o644, inside); err != nil {
+		return m, false, err
+	}
+	var archive bytes.Buffer
+	if err := writeArchive(&archive, c.tree); err != nil {
+		return m, false, fmt.Errorf("make the archive: %w", err)
+	}
+	m.Input = input
+	return m, true, writeOut(ctx, o, c, archive.Bytes(), &m)
+}
+
+// writeOut writes the files of the formats and then the manifest.
+func writeOut(ctx context.Context, o Options, c *content, archive []byte, m *Manifest) error {
+	if err := os.MkdirAll(o.Out, 0o755); err != nil {
+		return err
+	}
+	// The old manifest goes first: a build that is cut off half way leaves a folder that is seen as stale.
+	if err := os.Remove(filepath.Join(o.Out, ManifestName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	packed := func(kind string) ([]byte, error) {
+		var b bytes.Buffer
+		err := debian.Step(o.Log, "compressing the archive ("+kind+")", func() error { return compress(&b, kind, archive) })
+		return b.Bytes(), err
+	}
+	for _, name := range outputNames(o.Formats) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		var data []byte
+		var err error
+		switch name {
+		case BzImageName:
+			data = c.bzImage
+		case VmlinuxName:
+			err = debian.Step(o.Log, "unpacking the kernel", func() (err error) { data, err = kernel.Vmlinux(c.bzImage); return err })
+		case LZ4Name:
+			data, err = packed("lz4")
+		case ZstdName:
+			data, err = packed("zst")
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if err := replaceFile(filepath.Join(o.Out, name), data); err != nil {
+			return err
+		}
+		m.Files = append(m.Files, FileEntry{Name: name, Size: int64(len(data)), SHA256: sum(data)})
+	}
+	data, err := m.json()
+	if err != nil {
+		return err
+	}
+	return replaceFile(filepath.Join(o.Out, ManifestName), data)
+}
+
+func outputNames(formats []Format) []string {
+	var names []string
+	if slices.Contains(formats, FormatPXE) {
+		names = append(names, BzImageName, ZstdName)
+	}
+	if slices.Contains(formats, FormatLab) {
+		names = append(names, VmlinuxName, LZ4Name)
+	}
+	return names
+}
+
+// replaceFile never leaves half a file under its final name.
+func replaceFile(name string, data []byte) error {
+	tmp, err := os.CreateTemp(filepath.Dir(name), ".build-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	if _, err := tmp.Write(data); err != nil {
+		tmp.Close()
+		return err
+	}
+	if err := errors.Join(tmp.Chmod(0o644), tmp.Close()); err != nil {
+		return err
+	}
+	return os.Rename(tmp.Name(), name)
+}
+
+// inputSum is over all that decides the output.
+func inputSum(o Options, skeind []byte) (string, error) {
+	modules, err := kernel.Profile(o.Profile)
+	if err != nil {
+		return "", err
+	}
+	if _, err := toolPackages(o.Tools); err != nil {
+		return "", err
+	}
+	data, err := json.Marshal([]any{layout, sum(skeind), o.Archive.Pins, o.Profile, modules, o.Modules, o.Tools, outputNames(o.Formats)})
+	if err != nil {
+		return "", err
+	}
+	return sum(data), nil
+}
+
+// upToDate reads the files again: a file that somebody cut short must not be booted.
+func upToDate(out, input string, formats []Format) (Manifest, bool) {
+	var m Manifest
+	data, err := os.ReadFile(filepath.Join(out, ManifestName))
+	if err != nil || json.Unmarshal(data, &m) != nil || m.Input != input {
+		return Manifest{}, false
+	}
+	have := map[string]FileEntry{}
+	for _, f := range m.Files {
+		have[f.Name] = f
+	}
+	for _, name := range outputNames(formats) {
+		data, err := os.ReadFile(filepath.Join(out, name))
+		if err != nil || sum(data) != have[name].SHA256 {
+			return Manifest{}, false
+		}
+	}
+	return m, true
+}
+
+// checkStatic: the first process starts before anything could help it find a library.
+func checkStatic(data []byte) error {
+	f, err := elf.NewFile(bytes.NewReader(data))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if f.Machine != elf.EM_X86_64 {
+		return fmt.Errorf("it is for %s, want amd64", f.Machine)
+	}
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return errors.New("it is not static: build it with CGO_ENABLED=0")
+		}
+	}
+	return nil
+}
+
+func sum(data []byte) string {
+	s := sha256.Sum256(data)
+	return hex.EncodeToString(s[:])
+}

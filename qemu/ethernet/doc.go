@@ -1,0 +1,11 @@
+// Package ethernet is a plain learning switch with faults, one per LAN of a lab.
+//
+// It promises that a port that stands still (a paused machine, a full socket) harms nobody else: each
+// port has its own queue of QueueFrames frames and its own writer; what does not fit is dropped at the
+// tail and counted, as a real switch does. It floods broadcast, multicast and unknown destinations, so
+// IPv6 neighbour discovery, LLDP and VRRP work.
+//
+// Every port can be given a fault per direction (silence, loss, delay) and ports can be put into
+// groups that do not hear each other. Nothing of this is visible to the machines: their carrier stays
+// up. Without jitter frames never overtake each other; with jitter they may, as on a real path.
+package ethernet

@@ -1,0 +1,235 @@
+package ethernet
+
+import (
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// QueueFrames is how many frames may wait for a port before more are dropped.
+	QueueFrames = 512
+	// MaxFrame is the longest frame taken from a port, in bytes: room for jumbo frames.
+	MaxFrame = 65536
+	// headerBytes is the shortest thing that has two addresses and a type.
+	headerBytes = 14
+	// ageing is how long a learnt address is believed, as in IEEE 802.1D.
+	ageing = 5 * time.Minute
+)
+
+// MAC is an Ethernet address.
+type MAC [6]byte
+
+func (m MAC) group() bool { return m[0]&1 == 1 }
+
+// Fault is what a port does to the frames of one direction. The zero value is a good cable.
+type Fault struct {
+	Drop   bool          // every frame vanishes without a sign
+	Loss   float64       // share of the frames that vanish, 0 to 1
+	Delay  time.Duration // added to each frame
+	Jitter time.Duration // a random part of it is added to or taken from Delay
+}
+
+// Direction of a frame as the machine on the port sees it.
+type Direction int
+
+const (
+	Out Direction = iota // from the machine into the switch
+	In                   // from the switch to the machine
+)
+
+// Stats counts frames of one port.
+type Stats struct {
+	Received uint64 `json:"received"` // from the machine
+	Sent     uint64 `json:"sent"`     // to the machine
+	Faulted  uint64 `json:"faulted"`  // lost to a fault or a partition
+	Overflow uint64 `json:"overflow"` // dropped because the machine did not take them in time
+}
+
+// Sink takes the frames that leave the switch by a port. WriteFrames may block; an error ends the port.
+type Sink interface {
+	WriteFrames(frames [][]byte) error
+}
+
+// Switch is one LAN.
+type Switch struct {
+	mu    sync.RWMutex
+	ports map[*Port]struct{}
+	table map[MAC]learnt
+	rand  func() float64
+	now   func() time.Time
+}
+
+type learnt struct {
+	port *Port
+	at   time.Time
+}
+
+// New makes a switch without ports.
+func New() *Switch {
+	return &Switch{ports: map[*Port]struct{}{}, table: map[MAC]learnt{}, rand: rand.Float64, now: time.Now}
+}
+
+// Port is one socket of a switch.
+type Port struct {
+	sw    *Switch
+	name  string
+	sink  Sink
+	queue *queue
+	done  chan struct{}
+
+	mu    sync.Mutex
+	group int
+	fault [2]Fault
+
+	received, sent, faulted, overflow atomic.Uint64
+}
+
+// Attach plugs a device in. The port's writer runs until Detach, or until sink fails.
+func (s *Switch) Attach(name string, sink Sink) *Port {
+	p := &Port{sw: s, name: name, sink: sink, queue: newQueue(QueueFrames), done: make(chan struct{})}
+	s.mu.Lock()
+	s.ports[p] = struct{}{}
+	s.mu.Unlock()
+	go p.write()
+	return p
+}
+
+// Detach unplugs the port. The caller must make a blocked sink return (close its connection) first, or
+// Detach waits for it.
+func (p *Port) Detach() {
+	p.sw.mu.Lock()
+	delete(p.sw.ports, p)
+	for mac, l := range p.sw.table {
+		if l.port == p {
+			delete(p.sw.table, mac)
+		}
+	}
+	p.sw.mu.Unlock()
+	p.queue.close()
+	<-p.done
+}
+
+// Name is what the port was attached as.
+func (p *Port) Name() string { return p.name }
+
+// Stats returns the port's counters.
+func (p *Port) Stats() Stats {
+	return Stats{p.received.Load(), p.sent.Load(), p.faulted.Load(), p.overflow.Load()}
+}
+
+// SetFault replaces the fault of one direction.
+func (p *Port) SetFault(d Direction, f Fault) {
+	p.mu.Lock()
+	p.fault[d] = f
+	p.mu.Unlock()
+}
+
+// Fault returns the fault of one direction.
+func (p *Port) Fault(d Direction) Fault {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.fault[d]
+}
+
+// SetGroup puts the port into a group. Ports of different groups do not hear each other; group 0 hears
+// and is heard by all.
+func (p *Port) SetGroup(g int) {
+	p.mu.Lock()
+	p.group = g
+	p.mu.Unlock()
+}
+
+func (p *Port) conditions(d Direction) (int, Fault) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.group, p.fault[d]
+}
+
+// pass decides whether a frame survives a fault and how much later it goes on.
+func (s *Switch) pass(f Fault) (time.Duration, bool) {
+	if f.Drop || (f.Loss > 0 && s.rand() < f.Loss) {
+		return 0, false
+	}
+	if f.Jitter == 0 {
+		return f.Delay, true
+	}
+	d := f.Delay + time.Duration((2*s.rand()-1)*float64(f.Jitter))
+	return max(d, 0), true
+}
+
+// Receive takes a frame that the device on the port sent. The switch keeps the slice: the caller must
+// not write to it again.
+func (p *Port) Receive(frame []byte) {
+	if len(frame) < headerBytes || len(frame) > MaxFrame {
+		return
+	}
+	p.received.Add(1)
+	s := p.sw
+	group, fault := p.conditions(Out)
+	delay, ok := s.pass(fault)
+	if !ok {
+		p.faulted.Add(1)
+		return
+	}
+	dst, src := MAC(frame[0:6]), MAC(frame[6:12])
+	now := s.now()
+
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if l := s.table[src]; !src.group() && (l.port != p || now.Sub(l.at) > ageing/10) {
+		s.mu.RUnlock()
+		s.mu.Lock()
+		if _, attached := s.ports[p]; attached {
+			s.table[src] = learnt{p, now}
+		}
+		s.mu.Unlock()
+		s.mu.RLock()
+	}
+	if l, known := s.table[dst]; known && !dst.group() && now.Sub(l.at) < ageing {
+		if l.port != p {
+			l.port.deliver(p, group, frame, now.Add(delay))
+		}
+		return
+	}
+	for out := range s.ports {
+		if out != p {
+			out.deliver(p, group, frame, now.Add(delay))
+		}
+	}
+}
+
+// deliver queues a frame for the device on the port, to go out at the given time.
+func (p *Port) deliver(from *Port, fromGroup int, frame []byte, at time.Time) {
+	group, fault := p.conditions(In)
+	if group != 0 && fromGroup != 0 && group != fromGroup {
+		from.faulted.Add(1)
+		return
+	}
+	delay, ok := p.sw.pass(fault)
+	if !ok {
+		p.faulted.Add(1)
+		return
+	}
+	if !p.queue.push(frame, at.Add(delay)) {
+		p.overflow.Add(1)
+	}
+}
+
+// write sends what is due until the port is detached.
+func (p *Port) write() {
+	defer close(p.done)
+	batch := make([][]byte, 0, 32)
+	for {
+		batch = p.queue.pop(batch[:0], cap(batch))
+		if len(batch) == 0 {
+			return
+		}
+		if err := p.sink.WriteFrames(batch); err != nil {
+			// The machine is gone (powered off): whatever comes is counted as overflow until it is detached.
+			return
+		}
+		p.sent.Add(uint64(len(batch)))
+	}
+}

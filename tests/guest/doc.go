@@ -1,0 +1,7 @@
+// Package guest runs tests that need a kernel of their own: as PID 1's child in a virtual machine with
+// cgroup v2, every module, and nothing of the host. It takes the test program of another package, puts it
+// into the image together with a small init, boots that without any network, and checks what the console
+// says. So one test serves twice: on the developer's machine as far as that can, in the guest as a whole.
+//
+// It is skipped where there is no image (SKEIN_IMAGE_DIR: vmlinux and initramfs.cpio.lz4) or no emulator.
+package guest

@@ -1,0 +1,121 @@
+package guest
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/u-root/u-root/pkg/cpio"
+)
+
+// maxBoot ends a guest that hangs. It is no expectation of how long the tests take.
+const maxBoot = 8 * time.Minute
+
+// TestContainer runs the tests of agent/container that need crun on the kernel and with the crun that
+// nodes have.
+func TestContainer(t *testing.T) {
+	console := boot(t, "github.com/skein-os/skein/agent/container", "-test.v", "-test.run=Runtime")
+	for _, want := range []string{"TestRuntimeLife", "TestRuntimeConfinement", "TestRuntimeLimits", "TestRuntimeAdopt"} {
+		if !strings.Contains(console, "--- PASS: "+want) {
+			t.Errorf("%s did not pass in the guest", want)
+		}
+	}
+}
+
+// boot runs the test program of a package in a guest, fails the test if that fails, and returns what the
+// console said.
+func boot(t *testing.T, pkg string, args ...string) string {
+	t.Helper()
+	dir := os.Getenv("SKEIN_IMAGE_DIR")
+	if dir == "" {
+		t.Skip("needs an image to boot: set SKEIN_IMAGE_DIR, or use 'make test'")
+	}
+	qemu, err := exec.LookPath("qemu-system-x86_64")
+	if err != nil {
+		t.Skip("needs qemu-system-x86_64")
+	}
+	base, err := os.ReadFile(filepath.Join(dir, "initramfs.cpio.lz4"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmp := t.TempDir()
+	build := func(out string, args ...string) []byte {
+		out = filepath.Join(tmp, out)
+		cmd := exec.Command("go", append([]string{args[0], args[1], "-ldflags=-s -w", "-o", out}, args[2:]...)...)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if msg, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("go %v: %v\n%s", args, err, msg)
+		}
+		data, err := os.ReadFile(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	var archive bytes.Buffer
+	w := cpio.Newc.Writer(&archive)
+	for _, r := range []cpio.Record{
+		cpio.Directory("test", 0o755),
+		cpio.StaticFile("test/init", string(build("init", "build", "-trimpath", "github.com/skein-os/skein/tests/guest/init")), 0o755),
+		cpio.StaticFile("test/box", string(build("box", "build", "-trimpath", "github.com/skein-os/skein/tests/guest/box")), 0o755),
+		cpio.StaticFile("test/program", string(build("program", "test", "-c", pkg)), 0o755),
+	} {
+		if err := w.WriteRecord(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := cpio.WriteTrailer(w); err != nil {
+		t.Fatal(err)
+	}
+	// The kernel takes several archives one after the other, each beginning at a multiple of 4 bytes.
+	archive.Write(make([]byte, -archive.Len()&511))
+	archive.Write(base)
+	initrd := filepath.Join(tmp, "initrd")
+	if err := os.WriteFile(initrd, archive.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	line := "console=ttyS0 quiet panic=-1 cryptomgr.notests rdinit=/test/init"
+	for _, a := range args {
+		line += " test.arg=" + a
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), maxBoot)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, qemu, "-accel", "tcg", "-M", "q35", "-m", "768", "-nographic", "-nodefaults", "-serial", "stdio",
+		"-no-reboot", "-kernel", filepath.Join(dir, "vmlinux"), "-initrd", initrd, "-append", line)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = t.Output()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var console strings.Builder
+	lines := bufio.NewScanner(out)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		console.WriteString(lines.Text() + "\n")
+		t.Log(strings.TrimRight(lines.Text(), "\r"))
+	}
+	_, _ = io.Copy(io.Discard, out)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("emulator: %v", err)
+	}
+	text := strings.ReplaceAll(console.String(), "\r", "")
+	for _, bad := range []string{"Kernel panic", "Oops:", "BUG:"} {
+		if strings.Contains(text, bad) {
+			t.Errorf("the guest's kernel said %q", bad)
+		}
+	}
+	if !strings.Contains(text, "SKEIN-GUEST exit 0\n") {
+		t.Errorf("the tests in the guest failed")
+	}
+	return text
+}
