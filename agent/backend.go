@@ -99,6 +99,33 @@ func (b *backend) PullImage(ctx context.Context, ref string) (cluster.Image, err
 	return b.images.Pull(ctx, ref)
 }
 
+// AwaitCopy asks the other nodes until one of them has all blobs of the image. They fetch it by
+// themselves as soon as they read of it in the ledger.
+func (b *backend) AwaitCopy(ctx context.Context, im cluster.Image) error {
+	for {
+		others := 0
+		st := b.State()
+		for i := range st.Nodes {
+			n := &st.Nodes[i]
+			if n.Name == b.a.id.Name || n.State == cluster.NodeLost || n.State == cluster.NodeJoining {
+				continue
+			}
+			others++
+			if b.peers.has(ctx, n, im.Blobs) {
+				return nil
+			}
+		}
+		if others == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
 func (b *backend) Blob(digest string) (io.ReadSeekCloser, int64, error) {
 	return b.images.Blob(digest)
 }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -59,6 +60,9 @@ func (l *loop) ask(ctx context.Context, f func(*node.Brain)) error {
 	}
 }
 
+// heldUp is from when on a turn of the loop is reported: heartbeats waited for it.
+const heldUp = 150 * time.Millisecond
+
 // run drives the brain until ctx ends.
 func (l *loop) run(ctx context.Context, b *node.Brain, warn func(error)) {
 	undo, err := network.RealTime()
@@ -68,8 +72,14 @@ func (l *loop) run(ctx context.Context, b *node.Brain, warn func(error)) {
 	defer undo()
 	t := time.NewTicker(tick)
 	defer t.Stop()
+	last := balance.Now()
 	for {
-		l.beat.Store(int64(balance.Now()))
+		now := balance.Now()
+		l.beat.Store(int64(now))
+		if now-last > heldUp+tick {
+			warn(fmt.Errorf("this node's heartbeats were held up for %v", (now - last).Round(time.Millisecond)))
+		}
+		last = now
 		select {
 		case f := <-l.inputs:
 			f(b)

@@ -67,3 +67,22 @@ func (p *peers) fetcher(n *cluster.Node) func(ctx context.Context, digest string
 		return resp.Body, nil
 	}
 }
+
+// has tells whether a node holds all of the blobs.
+func (p *peers) has(ctx context.Context, n *cluster.Node, digests []string) bool {
+	for _, d := range digests {
+		req, err := http.NewRequestWithContext(ctx, http.MethodHead, p.url(n)+"/v1/blobs/"+d, nil)
+		if err != nil {
+			return false
+		}
+		resp, err := p.transport.RoundTrip(req)
+		if err != nil {
+			return false
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return false
+		}
+	}
+	return true
+}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -39,17 +40,22 @@ type parts struct {
 	peers    *peers
 
 	state atomic.Pointer[cluster.State]
-	// news wakes whoever follows the ledger besides the brain; it holds at most one wake-up.
-	news chan struct{}
+	// publishing and fetching wake who follows the ledger besides the brain; each holds one wake-up.
+	publishing, fetching chan struct{}
 	// events waits for room in the ledger; what does not fit is lost, and only tells of links.
 	events chan cluster.Event
+
+	mu sync.Mutex
+	// local are the newest statuses of this node's instances, by ID: published before the ledger has them.
+	local map[string]cluster.Status
 }
 
 // serve is the life of a member.
 func (a *Agent) serve(ctx context.Context, m *membership) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	p := &parts{a: a, m: m, store: m.store, news: make(chan struct{}, 1), events: make(chan cluster.Event, 256)}
+	p := &parts{a: a, m: m, store: m.store, publishing: make(chan struct{}, 1), fetching: make(chan struct{}, 1), events: make(chan cluster.Event, 256),
+		local: map[string]cluster.Status{}}
 	defer p.store.Close()
 	p.state.Store(&cluster.State{Meta: m.Meta})
 	if err := p.open(); err != nil {
@@ -88,7 +94,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 
 	run := func(f func(context.Context)) { a.wg.Go(func() { f(ctx) }) }
 	run(func(ctx context.Context) {
-		a.loop.run(ctx, brain, func(err error) { a.log.Warn("heartbeats at ordinary priority", "err", err) })
+		a.loop.run(ctx, brain, func(err error) { a.log.Warn("heartbeats", "err", err) })
 	})
 	run(func(ctx context.Context) {
 		if err := p.runner.Run(ctx); err != nil {
@@ -97,7 +103,8 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	})
 	run(p.watch)
 	run(p.store.Keep)
-	run(p.follow)
+	run(p.publish)
+	run(p.fetchImages)
 	run(p.writeEvents)
 	run(p.keepLinks)
 	run(func(ctx context.Context) { admission.Announce(ctx, a.token(), a, p.beacon, a.log) })
@@ -146,11 +153,30 @@ func (p *parts) open() error {
 	}
 	p.runner = workload.NewRunner(workload.RunnerConfig{
 		Node: p.a.id.Name, Runtime: p.runtime, Images: ensurer{p}, Log: log.With("part", "runner"),
-		Report: func(st cluster.Status) {
-			p.a.loop.must(context.Background(), func(b *node.Brain) { b.Report(st) })
-		},
+		Report: p.report,
 	})
 	return nil
+}
+
+// report takes a status from the runner.
+func (p *parts) report(st cluster.Status) {
+	p.mu.Lock()
+	if st.State.Ended() {
+		delete(p.local, st.ID)
+	} else {
+		p.local[st.ID] = st
+	}
+	p.mu.Unlock()
+	wake(p.publishing)
+	p.a.loop.must(context.Background(), func(b *node.Brain) { b.Report(st) })
+}
+
+// wake leaves a wake-up for who waits on ch, if there is none yet.
+func wake(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
 }
 
 func (p *parts) close() {
@@ -180,10 +206,8 @@ func (p *parts) watch(ctx context.Context) {
 	err := p.store.Watch(ctx, func(st *cluster.State, leader bool) error {
 		p.state.Store(st)
 		p.a.loop.must(ctx, func(b *node.Brain) { b.Ledger(st, leader) })
-		select {
-		case p.news <- struct{}{}:
-		default:
-		}
+		wake(p.publishing)
+		wake(p.fetching)
 		return nil
 	})
 	if err != nil && ctx.Err() == nil {
@@ -191,27 +215,22 @@ func (p *parts) watch(ctx context.Context) {
 	}
 }
 
-// follow keeps what is derived from the ledger up to date: published addresses, names, images.
-func (p *parts) follow(ctx context.Context) {
-	retry := time.NewTicker(5 * time.Second) // an image whose holder was down is asked for again
-	defer retry.Stop()
+// publish keeps the published addresses and ports what the ledger says.
+func (p *parts) publish(ctx context.Context) {
 	for {
-		st := p.state.Load()
-		if err := p.publish(st); err != nil {
+		if err := p.publishState(p.state.Load()); err != nil {
 			p.a.log.Error("publish services", "err", err)
 		}
-		p.prefetch(ctx, st)
 		select {
 		case <-ctx.Done():
 			return
-		case <-p.news:
-		case <-retry.C:
+		case <-p.publishing:
 		}
 	}
 }
 
-// publish tells the balancer what the cluster's services answer on.
-func (p *parts) publish(st *cluster.State) error {
+// publishState tells the balancer what the cluster's services answer on.
+func (p *parts) publishState(st *cluster.State) error {
 	var services []balance.Service
 	var floating []netip.Addr
 	for i := range st.Services {
@@ -229,13 +248,19 @@ func (p *parts) publish(st *cluster.State) error {
 	return p.balancer.Apply(services)
 }
 
-// targets are the addresses of a service's running instances that may get connections here. A service
-// with a floating address answers on the node that runs it; one without, on its own node too.
+// targets are the addresses of a service's running instances on this node. A service with a floating
+// address answers on the node that runs it; one without, on its own node too.
 func (p *parts) targets(st *cluster.State, s *cluster.Service) []netip.Addr {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	var out []netip.Addr
-	for _, r := range running(st) {
-		if r.in.Stack == s.Stack && r.in.Service == s.Name && r.in.Node == p.a.id.Name {
-			out = append(out, r.status.Address)
+	for i := range st.Instances {
+		in := &st.Instances[i]
+		if in.Stack != s.Stack || in.Service != s.Name || in.Node != p.a.id.Name || in.BootID != p.a.id.BootID {
+			continue
+		}
+		if l := p.local[in.ID]; l.State == cluster.InstanceRunning && l.Address.IsValid() {
+			out = append(out, l.Address)
 		}
 	}
 	return out
@@ -277,19 +302,25 @@ func (p *parts) lookup(service, stack string) (addrs []netip.Addr, exists bool) 
 	return addrs, exists
 }
 
-// prefetch gets the images that services use before they are needed: then a takeover has nothing to
-// fetch and nothing to unpack.
-func (p *parts) prefetch(ctx context.Context, st *cluster.State) {
-	for i := range st.Images {
-		im := st.Images[i]
-		if ctx.Err() != nil {
+// fetchImages gets all images of the cluster before they are needed: then a takeover has nothing to
+// fetch and nothing to unpack, and the loss of a node loses none.
+func (p *parts) fetchImages(ctx context.Context) {
+	retry := time.NewTicker(5 * time.Second) // an image whose holder was down is asked for again
+	defer retry.Stop()
+	for {
+		for _, im := range p.state.Load().Images {
+			ictx, cancel := context.WithTimeout(ctx, time.Minute)
+			if err := (ensurer{p}).ensure(ictx, im); err != nil && ctx.Err() == nil {
+				p.a.log.Warn("image is not here yet", "image", im.Ref, "err", err)
+			}
+			cancel()
+		}
+		select {
+		case <-ctx.Done():
 			return
+		case <-p.fetching:
+		case <-retry.C:
 		}
-		ictx, cancel := context.WithTimeout(ctx, time.Minute)
-		if err := (ensurer{p}).ensure(ictx, im); err != nil {
-			p.a.log.Warn("image is not here yet", "image", im.Ref, "err", err)
-		}
-		cancel()
 	}
 }
 

@@ -58,6 +58,7 @@ type Machine struct {
 	frozen     Clock    // empty: not
 	started    time.Time
 	relaunches int
+	rebooted   time.Time // last reset
 	carrierOut [LANs]bool
 	fault      [LANs][2]ethernet.Fault // by Direction
 	group      int
@@ -231,8 +232,11 @@ func (m *Machine) onQMP(p *process, e qmp.Event) {
 		m.console.newBoot()
 		m.mu.Lock()
 		m.leased = [LANs]time.Time{}
+		// A kernel that restarts the machine does so in several ways, until one works.
+		again := e.Time.Sub(m.rebooted) < time.Second
+		m.rebooted = e.Time
 		m.mu.Unlock()
-		if d.Guest {
+		if d.Guest && !again {
 			m.lab.events.add(m.node.Name, EventReboot, d.Reason)
 		}
 	case "WATCHDOG":

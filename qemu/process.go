@@ -23,6 +23,10 @@ import (
 // OOBPort is the name of the virtio-serial port by which a guest can be spoken to out of band.
 const OOBPort = "org.skein-os.oob"
 
+// kernelArgs is what every kernel is told. no_timer_check: on a busy host an emulated timer is late, the
+// kernel takes it for broken and panics ("IO-APIC + timer doesn't work").
+const kernelArgs = "console=ttyS0 quiet cryptomgr.notests panic=-1 no_timer_check"
+
 // process is one run of a machine: a QEMU and all that hangs on it.
 type process struct {
 	cmd     *exec.Cmd
@@ -57,6 +61,8 @@ func (l *Lab) arguments(m *Machine, fd map[string]int, shared, incoming bool) []
 		"-accel", string(l.accel.Kind), "-M", "q35,memory-backend=ram", "-cpu", l.accel.CPU(),
 		"-m", strconv.Itoa(l.cfg.MemoryMB), "-smp", "1",
 		"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%dM,mem-path=%s,share=%s", l.cfg.MemoryMB, fdPath("ram"), onOff[shared]),
+		// The same at every power-on: it tells a machine that comes back from another one of its name.
+		"-uuid", fmt.Sprintf("5ce10000-0000-4000-8000-%012d", m.node.Number),
 		"-nodefaults", "-no-user-config", "-display", "none",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", fd["qmp"]), "-mon", "chardev=qmp,mode=control",
@@ -75,7 +81,7 @@ func (l *Lab) arguments(m *Machine, fd map[string]int, shared, incoming bool) []
 		"-device", "virtio-rng-pci",
 		"-device", "i6300esb", "-action", "watchdog=reset",
 		"-kernel", l.cfg.Kernel, "-initrd", l.cfg.Initrd,
-		"-append", strings.TrimSpace("console=ttyS0 quiet cryptomgr.notests panic=-1 "+l.cfg.Append),
+		"-append", strings.TrimSpace(kernelArgs+" "+l.cfg.Append),
 	)
 	if len(m.node.Seed) > 0 {
 		args = append(args, "-fw_cfg", "name="+seed.FwCfgName+",file="+fdPath("seed"))

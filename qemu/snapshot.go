@@ -197,6 +197,29 @@ func (p *process) settled(ctx context.Context) error {
 	}
 }
 
+// finished waits until a machine whose state was written may go on. QEMU reports "completed" a moment
+// before that, and no event tells the rest.
+func (p *process) finished(ctx context.Context) error {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		var st struct {
+			Status string `json:"status"`
+		}
+		if err := p.qmp.Execute(ctx, "query-status", nil, &st); err != nil {
+			return err
+		}
+		if st.Status != "finish-migrate" {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // store writes a stopped machine to base.state and, if its memory is a file, base.ram.
 func (p *process) store(ctx context.Context, base string) error {
 	state, err := os.OpenFile(base+".state", os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
@@ -214,6 +237,9 @@ func (p *process) store(ctx context.Context, base string) error {
 		return err
 	}
 	if err := p.settled(ctx); err != nil {
+		return err
+	}
+	if err := p.finished(ctx); err != nil {
 		return err
 	}
 	if !p.shared {

@@ -59,6 +59,7 @@ func (m *memory) LoadImage(_ context.Context, r io.Reader) ([]cluster.Image, err
 func (m *memory) PullImage(_ context.Context, ref string) (cluster.Image, error) {
 	return cluster.Image{}, errors.New("no such registry")
 }
+func (m *memory) AwaitCopy(context.Context, cluster.Image) error { return nil }
 func (m *memory) Blob(digest string) (io.ReadSeekCloser, int64, error) {
 	return nil, 0, errors.New("not here")
 }

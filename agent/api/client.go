@@ -148,6 +148,11 @@ func lines[T any](r io.Reader, fn func(T) error) error {
 	sc := bufio.NewScanner(r)
 	sc.Buffer(nil, 4<<20)
 	for sc.Scan() {
+		// What goes wrong after a stream has begun comes as its last line.
+		var failed Error
+		if json.Unmarshal(sc.Bytes(), &failed) == nil && failed.Message != "" {
+			return errors.New(failed.Message)
+		}
 		var v T
 		if err := json.Unmarshal(sc.Bytes(), &v); err != nil {
 			return fmt.Errorf("stream: %w", err)

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"time"
@@ -52,8 +53,23 @@ func (s *Server) recordImages(r *http.Request, images []cluster.Image, how strin
 		t.Events = append(t.Events, cluster.Event{Time: time.Now(), Node: s.backend.Self(), Kind: cluster.EventImage,
 			Subject: "image " + im.Ref, Text: fmt.Sprintf("%s, %.1f MB, %.19s", how, float64(im.Size)/1e6, im.Digest)})
 	}
-	return s.commit(r, t, "record image")
+	if err := s.commit(r, t, "record image"); err != nil {
+		return err
+	}
+	// Only now is it as safe as everything else that was acknowledged: this node may be the next to die.
+	ctx, cancel := context.WithTimeout(r.Context(), copyTimeout)
+	defer cancel()
+	for _, im := range images {
+		if err := s.backend.AwaitCopy(ctx, im); err != nil {
+			return &statusError{http.StatusServiceUnavailable, fmt.Errorf("image %s is on node %s, but no other node has copied it within %s: %w",
+				im.Ref, s.backend.Self(), copyTimeout, err)}
+		}
+	}
+	return nil
 }
+
+// copyTimeout is how long another node may take to copy an image.
+const copyTimeout = 2 * time.Minute
 
 func (s *Server) blob(w http.ResponseWriter, r *http.Request) error {
 	f, size, err := s.backend.Blob(r.PathValue("digest"))

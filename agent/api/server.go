@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/pprof"
 	"strings"
 
 	"github.com/skein-os/skein/agent/cluster"
@@ -30,6 +31,8 @@ type Backend interface {
 
 	LoadImage(ctx context.Context, archive io.Reader) ([]cluster.Image, error)
 	PullImage(ctx context.Context, ref string) (cluster.Image, error)
+	// AwaitCopy returns when another node holds the image too, at once if there is no other node.
+	AwaitCopy(ctx context.Context, im cluster.Image) error
 	Blob(digest string) (io.ReadSeekCloser, int64, error)
 
 	// Logs and Exec concern instances of this node only.
@@ -79,6 +82,9 @@ func NewServer(b Backend, join http.Handler, role func(*http.Request) (string, s
 	s.handle("POST /v1/nodes/{name}/undrain", operator, s.undrain)
 	s.handle("POST /v1/nodes/{name}/reboot", reader, s.reboot)
 	s.handle("DELETE /v1/nodes/{name}", operator, s.removeNode)
+	// Where a slow agent spends its time, for `go tool pprof`.
+	s.handle("GET /debug/pprof/profile", operator, func(w http.ResponseWriter, r *http.Request) error { pprof.Profile(w, r); return nil })
+	s.handle("GET /debug/pprof/", operator, func(w http.ResponseWriter, r *http.Request) error { pprof.Index(w, r); return nil })
 	return s
 }
 

@@ -116,7 +116,7 @@ func (b *Balancer) adopt() error {
 		}
 		b.held = nil
 		b.stale = false
-		return b.guardLinks(c, chains, true)
+		return b.guardAgain(c, nil)
 	}
 	read := func(s *nftables.Set) ([]netip.Addr, error) {
 		list, err := c.GetSetElements(s)
@@ -144,7 +144,16 @@ func (b *Balancer) adopt() error {
 	if err := b.setFloating(sorted(append(slices.Clone(wanted), floating...))); err != nil {
 		return err
 	}
-	return b.guardLinks(c, chains, false)
+	return b.guardAgain(c, chains)
+}
+
+// guardAgain is guardLinks where a port that cannot be guarded must not keep us from the rest: it stays shut.
+func (b *Balancer) guardAgain(c *nftables.Conn, chains []*nftables.Chain) error {
+	broken, err := b.guardLinks(c, chains)
+	if broken != nil {
+		b.cfg.Log.Warn("floating addresses do not answer on some ports", "err", broken)
+	}
+	return err
 }
 
 // SetFloating tells the guard of all floating addresses of the cluster. Those that are held stay in it.
@@ -178,7 +187,8 @@ func (b *Balancer) setFloating(all []netip.Addr) error {
 }
 
 // SetLinks names the ports to the LANs, on which held addresses are announced, and the node's own
-// addresses there, on which ports of services without a floating address are published.
+// addresses there, on which ports of services without a floating address are published. A port that
+// cannot be guarded (it is gone) is in the error and shut; the others work. Call it again when it is back.
 func (b *Balancer) SetLinks(links []string, locals []netip.Addr) error {
 	if err := onlyIPv4(locals); err != nil {
 		return err
@@ -188,7 +198,8 @@ func (b *Balancer) SetLinks(links []string, locals []netip.Addr) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.links, b.locals = slices.Compact(links), sorted(append(slices.Clone(locals), b.cfg.Node))
-	return b.retry(func() error {
+	var broken error
+	err := b.retry(func() error {
 		c, err := nftables.New()
 		if err != nil {
 			return fmt.Errorf("open nftables: %w", err)
@@ -197,23 +208,25 @@ func (b *Balancer) SetLinks(links []string, locals []netip.Addr) error {
 		if err != nil {
 			return fmt.Errorf("list chains of the lease guard: %w", err)
 		}
-		return b.guardLinks(c, chains, false)
+		broken, err = b.guardLinks(c, chains)
+		return err
 	})
+	return errors.Join(broken, err)
 }
 
 // guardLinks gives each port its chain. The chain of a device that disappeared went with it.
-func (b *Balancer) guardLinks(c *nftables.Conn, chains []*nftables.Chain, fresh bool) error {
+// What cannot be done for one port is in broken.
+func (b *Balancer) guardLinks(c *nftables.Conn, chains []*nftables.Chain) (broken, err error) {
 	var have []string
 	for _, ch := range chains {
-		if name, ok := strings.CutPrefix(ch.Name, egressPrefix); ok && !fresh && ch.Table.Name == Table && ch.Table.Family == nftables.TableFamilyNetdev {
+		if name, ok := strings.CutPrefix(ch.Name, egressPrefix); ok && ch.Table.Name == Table && ch.Table.Family == nftables.TableFamilyNetdev {
 			have = append(have, name)
 		}
 	}
 	if b.links == nil { // not told yet: leave what a former agent made
-		return nil
+		return nil, nil
 	}
 	changed := false
-	var broken []error
 	var guarded []string
 	for _, link := range b.links {
 		if slices.Contains(have, link) {
@@ -223,7 +236,7 @@ func (b *Balancer) guardLinks(c *nftables.Conn, chains []*nftables.Chain, fresh 
 		// One batch for each: a device that is gone by now must not stop the others.
 		b.t.guardPort(c, link)
 		if err := c.Flush(); err != nil {
-			broken = append(broken, fmt.Errorf("guard ARP on %s (does the kernel have netfilter egress, 5.16?): %w", link, err))
+			broken = errors.Join(broken, fmt.Errorf("guard ARP on %s (is it there, and has the kernel netfilter egress, 5.16?): %w", link, err))
 			continue
 		}
 		guarded = append(guarded, link)
@@ -243,33 +256,33 @@ func (b *Balancer) guardLinks(c *nftables.Conn, chains []*nftables.Chain, fresh 
 	}
 	haveNames, err := c.GetSetElements(b.t.arpGuarded)
 	if err != nil {
-		return fmt.Errorf("read the lease guard: %w", err)
+		return broken, fmt.Errorf("read the lease guard: %w", err)
 	}
 	if !sameKeys(haveNames, wantNames) {
 		c.FlushSet(b.t.arpGuarded)
 		if err := c.SetAddElements(b.t.arpGuarded, wantNames); err != nil {
-			return fmt.Errorf("guard ports: %w", err)
+			return broken, fmt.Errorf("guard ports: %w", err)
 		}
 		changed = true
 	}
 	haveLocals, err := c.GetSetElements(b.t.locals)
 	if err != nil {
-		return fmt.Errorf("read local addresses: %w", err)
+		return broken, fmt.Errorf("read local addresses: %w", err)
 	}
 	if locals := elements(b.locals); !sameKeys(haveLocals, locals) {
 		c.FlushSet(b.t.locals)
 		if err := c.SetAddElements(b.t.locals, locals); err != nil {
-			return fmt.Errorf("set local addresses: %w", err)
+			return broken, fmt.Errorf("set local addresses: %w", err)
 		}
 		changed = true
 	}
 	if changed {
 		if err := c.Flush(); err != nil {
-			return fmt.Errorf("guard ports %s: %w", strings.Join(b.links, ", "), err)
+			return broken, fmt.Errorf("guard ports %s: %w", strings.Join(b.links, ", "), err)
 		}
 	}
 	b.announcer.setLinks(guarded)
-	return errors.Join(broken...)
+	return broken, nil
 }
 
 // retry does it once more on rebuilt tables, if somebody else damaged ours. b.mu is held.

@@ -393,6 +393,10 @@ func TestRefusals(t *testing.T) {
 	if err := b.Hold([]netip.Addr{vip}, Now()+time.Second); err != nil {
 		t.Errorf("a link that is not there broke the rest: %v", err)
 	}
+	removeTables(t)
+	if err := b.Hold([]netip.Addr{vip}, Now()+time.Second); err != nil {
+		t.Errorf("a link that is not there broke the rebuild: %v", err)
+	}
 	if _, err := Open(Config{}); err == nil {
 		t.Error("got nil, want an error for an empty configuration")
 	}
@@ -414,5 +418,15 @@ func BenchmarkRenewal(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		must(b, l.Hold([]netip.Addr{vip}, Now()+time.Second))
+	}
+}
+
+// Take an address and drop it: what a takeover waits for.
+func BenchmarkTakeAndDrop(b *testing.B) {
+	l := open(b)
+	must(b, l.SetFloating([]netip.Addr{vip}))
+	for b.Loop() {
+		must(b, l.Hold([]netip.Addr{vip}, Now()+time.Second))
+		must(b, l.Hold(nil, Now()+time.Second))
 	}
 }

@@ -36,6 +36,7 @@ func TestApply(t *testing.T) {
 		link, err := netlink.LinkByName("v" + name)
 		must(t, err)
 		must(t, netlink.LinkSetMaster(link, bridge))
+		// Where br_netfilter is in the kernel, a translated packet may go back to the port it came from.
 		must(t, netlink.LinkSetHairpin(link, true))
 		cont.do(t, func() error { return addRoute("e"+name, netip.MustParsePrefix("0.0.0.0/0"), nodeIP) })
 		var ln net.Listener
@@ -82,7 +83,7 @@ func TestApply(t *testing.T) {
 				return "", nil, nil
 			}
 		} else {
-			from.do(t, func() error { t0 := time.Now(); err := dial(); if err != nil { t.Log(err, time.Since(t0)) }; return nil })
+			from.do(t, func() error { _ = dial(); return nil })
 		}
 		if c == nil {
 			return "", nil, nil
@@ -127,11 +128,6 @@ func TestApply(t *testing.T) {
 			// The source of the node itself may be any of its own addresses.
 			if c.from.ns != 0 || len(got) == 0 || got[0] != 'a' {
 				t.Errorf("%s: got %q, want %q", c.name, got, c.want)
-				fl,_ := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
-				for _, f := range fl { if f.Forward.DstPort==81 {t.Log(f)} }
-				for _, h := range []host{c.from, {}} {
-				h.do2(t, func() error { b,_ := os.ReadFile("/proc/net/netstat"); s2,_ := os.ReadFile("/proc/net/snmp"); _ = os.WriteFile(fmt.Sprintf("/tmp/nb/ns%d", h.ns), append(b,s2...), 0o644); return nil })
-				}
 			}
 		}
 	}
@@ -299,5 +295,3 @@ func TestMatchConntrackFlow(t *testing.T) {
 		}
 	}
 }
-
-func (h host) do2(t testing.TB, f func() error) { if h.ns == 0 { _ = f(); return }; h.do(t, f) }

@@ -81,8 +81,15 @@ type Resources struct {
 	Pids   int64   `json:"pids,omitempty"`
 }
 
-// HealthCheck as in Compose: Test[0] is CMD (exec in the container) or CMD-SHELL. Durations have
-// Compose's defaults filled in.
+// Kinds of HealthCheck that the node makes itself, over the container's network. They need nothing in the
+// image and cost far less than a command that is started in the container.
+const (
+	HealthHTTP = "HTTP" // Test is HTTP, port, path: healthy if the status is below 400
+	HealthTCP  = "TCP"  // Test is TCP, port: healthy if a connection is taken
+)
+
+// HealthCheck as in Compose: Test[0] is CMD (exec in the container), CMD-SHELL, HealthHTTP or HealthTCP.
+// Durations have Compose's defaults filled in.
 type HealthCheck struct {
 	Test          []string      `json:"test"`
 	Interval      time.Duration `json:"interval"`

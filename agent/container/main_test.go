@@ -38,6 +38,11 @@ const inNS = "SKEIN_TEST_IN_NAMESPACES"
 // can make bridges and mounts and leave nothing behind, whatever happens. The first process is then to the
 // second what PID 1 is to the agent: it reaps the orphans and tells, on descriptor 3, how they ended.
 func TestMain(m *testing.M) {
+	if os.Getenv(inNS) != "" {
+		if lo, err := netlink.LinkByName("lo"); err == nil {
+			_ = netlink.LinkSetUp(lo)
+		}
+	}
 	if os.Getuid() != 0 || os.Getenv(inNS) != "" || fuzzing() {
 		os.Exit(m.Run())
 	}
@@ -127,7 +132,7 @@ func fuzzing() bool {
 	return false
 }
 
-func needRoot(t *testing.T) {
+func needRoot(t testing.TB) {
 	t.Helper()
 	if os.Getenv(inNS) == "" {
 		t.Skip("needs root and the right to make namespaces")
@@ -137,14 +142,14 @@ func needRoot(t *testing.T) {
 	}
 }
 
-func testLog(t *testing.T) *slog.Logger {
-	return slog.New(slog.NewTextHandler(t.Output(), nil))
+func testLog(t testing.TB) *slog.Logger {
+	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
 var boxProgram []byte
 
 // boxBinary is the test program, built once. In a guest, which has no compiler, SKEIN_BOX names it.
-func boxBinary(t *testing.T) []byte {
+func boxBinary(t testing.TB) []byte {
 	t.Helper()
 	if boxProgram != nil {
 		return boxProgram
@@ -275,7 +280,7 @@ func ociArchive(t testing.TB, ref string, img v1.Image) []byte {
 	return tarOf(t, entries...)
 }
 
-func boxImage(t *testing.T) v1.Image {
+func boxImage(t testing.TB) v1.Image {
 	return image(t, v1.Config{Entrypoint: []string{"/bin/box"}, Cmd: []string{"serve"}, Env: []string{"FROM=image"}, WorkingDir: "/srv"},
 		tarOf(t, dir("bin/"), file("bin/box", string(boxBinary(t))), dir("etc/"), dir("srv/"),
 			file("etc/passwd", "root:x:0:0::/root:/bin/sh\nweb:x:100:101::/srv:/bin/false\n"),
@@ -297,13 +302,13 @@ const testBridge = "skein0"
 
 // world is a node as far as containers see one: a bridge, an image store on a tmpfs, crun.
 type world struct {
-	t       *testing.T
+	t       testing.TB
 	cfg     Config
 	runtime *Runtime
 	image   cluster.Image
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	needRoot(t)
 	crun := os.Getenv("SKEIN_CRUN")

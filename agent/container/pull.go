@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/skein-os/skein/agent/cluster"
-	"runtime"
 )
 
 // Peer is another node that may have an image's blobs.
@@ -143,9 +143,12 @@ func (s *Images) FetchFrom(ctx context.Context, peer Peer, want cluster.Image) (
 // Ensure makes an image ready to start: its blobs here, unpacked. It tries the peers in order, then, if
 // the image came from a registry, that. If everything is there already it costs one map look-up.
 func (s *Images) Ensure(ctx context.Context, want cluster.Image, peers ...Peer) error {
-	if _, err := s.Find(want.Ref, want.Digest); err == nil {
-		_, err := s.Prepare(ctx, want.Digest)
+	if here, err := s.Find(want.Ref, want.Digest); err == nil {
+		_, err := s.Prepare(ctx, here.Digest)
 		return err
+	}
+	if want.Digest == "" {
+		return fmt.Errorf("image %s: %w on this node, and without its digest it cannot be fetched from another", want.Ref, ErrNotFound)
 	}
 	var errs []error
 	for _, p := range peers {

@@ -228,6 +228,7 @@ func (r *Runtime) start(ctx context.Context, b *box, in cluster.Instance, restar
 	if err != nil {
 		return Running{}, err
 	}
+	begin := time.Now()
 	r.mu.Lock()
 	rec := b.record
 	r.mu.Unlock()
@@ -248,12 +249,15 @@ func (r *Runtime) start(ctx context.Context, b *box, in cluster.Instance, restar
 			return Running{}, err
 		}
 	}
+	connected := time.Now()
 	if err := r.bundle(in, root, rec.Address); err != nil {
 		return Running{}, err
 	}
+	bundled := time.Now()
 	if rec.PID, err = r.crun.run(ctx, in.ID, r.dir(in.ID), r.dir(in.ID, "log")); err != nil {
 		return Running{}, err
 	}
+	r.cfg.Log.Debug("where the time of a start went", "id", in.ID, "network", connected.Sub(begin), "root", bundled.Sub(connected), "crun", time.Since(bundled))
 	proc := openProcess(rec.PID)
 	rec.StartTicks = proc.ticks
 	if err := r.save(&rec); err != nil {

@@ -190,7 +190,7 @@ func (h *Heartbeats) Send(link string, to netip.AddrPort, payload []byte) error 
 	return nil
 }
 
-// Broadcast sends to everyone on the LAN of link.
+// Broadcast sends to everyone on the LAN of link, this node too: the receiver must know its own.
 func (h *Heartbeats) Broadcast(link string, payload []byte) error {
 	return h.Send(link, netip.AddrPortFrom(netip.AddrFrom4([4]byte{255, 255, 255, 255}), h.port), payload)
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -63,10 +65,15 @@ func Watch(ctx context.Context, cfg Config) (*Links, error) {
 	return l, nil
 }
 
-// isPort: an Ethernet device that is not made by software. Bridges, veth and dummies have a kind.
+// isPort: an Ethernet device with hardware behind it, real or emulated. A link's kind does not tell: the
+// kernel's notices about the ports of a bridge leave it out, so that a container's veth looks like a port.
 func isPort(link netlink.Link) bool {
 	a := link.Attrs()
-	return link.Type() == "device" && a.EncapType == "ether" && len(a.HardwareAddr) == 6
+	if link.Type() != "device" || a.EncapType != "ether" || len(a.HardwareAddr) != 6 {
+		return false
+	}
+	_, err := os.Stat(filepath.Join("/sys/class/net", a.Name, "device"))
+	return err == nil
 }
 
 func subscribe(ctx context.Context) (<-chan netlink.LinkUpdate, error) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
+	"github.com/insomniacslk/dhcp/dhcpv4/server4"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -377,7 +378,7 @@ func (p *port) keep(ctx context.Context, lease *nclient4.Lease) error {
 func (p *port) renew(ctx context.Context, lease *nclient4.Lease) (*nclient4.Lease, error) {
 	t1, t2, length := times(lease.ACK)
 	rebind, end := lease.CreationTime.Add(t2), lease.CreationTime.Add(length)
-	p.sleepUntil(ctx, lease.CreationTime.Add(t1))
+	moved := p.sleepUntil(ctx, lease.CreationTime.Add(t1))
 	for ctx.Err() == nil && time.Now().Before(end) {
 		up, flip := p.carrierState()
 		if !up {
@@ -389,10 +390,11 @@ func (p *port) renew(ctx context.Context, lease *nclient4.Lease) (*nclient4.Leas
 			case <-t.C:
 			}
 			t.Stop()
+			moved = true
 			continue
 		}
 		p.waitFor(waitRenewal)
-		next, err := p.renewOnce(ctx, lease, time.Now().After(rebind))
+		next, err := p.renewOnce(ctx, lease, moved || time.Now().After(rebind))
 		switch {
 		case err == nil:
 			return next, nil
@@ -408,8 +410,8 @@ func (p *port) renew(ctx context.Context, lease *nclient4.Lease) (*nclient4.Leas
 	return nil, fmt.Errorf("the lease has expired after %s without an answer from a DHCP server", length)
 }
 
-// sleepUntil t, or until the carrier has gone and come back.
-func (p *port) sleepUntil(ctx context.Context, t time.Time) {
+// sleepUntil t, or until the carrier has gone and come back, which is what it returns.
+func (p *port) sleepUntil(ctx context.Context, t time.Time) (carrierBack bool) {
 	timer := time.NewTimer(time.Until(t))
 	defer timer.Stop()
 	for {
@@ -421,12 +423,12 @@ func (p *port) sleepUntil(ctx context.Context, t time.Time) {
 		}
 		select {
 		case <-ctx.Done():
-			return
+			return false
 		case <-timer.C:
-			return
+			return false
 		case <-flip:
 			if now, _ := p.carrierState(); now {
-				return
+				return true
 			}
 		}
 	}
@@ -434,9 +436,16 @@ func (p *port) sleepUntil(ctx context.Context, t time.Time) {
 
 // renewOnce asks once. Rebinding asks any server, by broadcast.
 func (p *port) renewOnce(ctx context.Context, lease *nclient4.Lease, rebind bool) (*nclient4.Lease, error) {
-	c, err := p.dial(firstAnswer)
+	// An ordinary socket, since we have an address: a server drops a question to itself that comes from
+	// 0.0.0.0, as the packet socket would send it.
+	conn, err := server4.NewIPv4UDPConn(p.name, &net.UDPAddr{IP: net.IPv4zero, Port: nclient4.ClientPort})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("open %s for a DHCP renewal: %w", p.name, err)
+	}
+	c, err := nclient4.NewWithConn(conn, p.link.Attrs().HardwareAddr, nclient4.WithTimeout(firstAnswer), nclient4.WithRetry(1))
+	if err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("open %s for a DHCP renewal: %w", p.name, err)
 	}
 	defer func() { _ = c.Close() }()
 	req, err := dhcpv4.NewRenewFromAck(lease.ACK)

@@ -3,6 +3,7 @@ package node
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -55,6 +56,7 @@ type Brain struct {
 	commits map[uint64]func(ok bool, err error)
 
 	mine     map[string]*assignment // by instance ID
+	order    []*assignment          // of mine, by ID: the same inputs have the same outputs
 	running  []runKey               // as last given to World.Run
 	ranOnce  bool
 	held     []Floating
@@ -91,7 +93,8 @@ type assignment struct {
 	sentAt   time.Duration // when it was last put into a transaction
 }
 
-// New makes the Brain of the node self, which needs Name, BootID and Links.
+// New makes the Brain of the node self, which needs Name, BootID and Links. An agent that starts again in
+// a boot that was admitted before gives the Epoch too, so that a removal in the meantime is noticed.
 func New(self cluster.Node, cfg Config, w World) *Brain {
 	cfg.StatusDelay = cmp.Or(cfg.StatusDelay, defaultStatusDelay)
 	cfg.JoinPatience = cmp.Or(cfg.JoinPatience, defaultJoinPatience)
@@ -229,11 +232,13 @@ func (b *Brain) learn() {
 		}
 	}
 	me := st.Node(b.self.Name)
+	// A copy from before our admission says nothing about us.
+	after := b.seen || b.self.Epoch > 0 && st.Revision >= int64(b.self.Epoch)
 	switch {
-	case me == nil && b.seen:
+	case me == nil && after:
 		b.condemn("this node was removed from the cluster")
 		return
-	case me != nil && me.BootID != b.self.BootID && b.seen:
+	case me != nil && me.BootID != b.self.BootID && after:
 		b.condemn(fmt.Sprintf("another boot of this node (%.8s) has joined: this one (%.8s) is not a member any more", me.BootID, b.self.BootID))
 		return
 	case me != nil && me.BootID == b.self.BootID && me.State == cluster.NodeLost:
@@ -265,6 +270,7 @@ func (b *Brain) learn() {
 			delete(b.mine, id)
 		}
 	}
+	b.order = slices.SortedFunc(maps.Values(b.mine), func(x, y *assignment) int { return cmp.Compare(x.in.ID, y.in.ID) })
 	b.reconcileStatuses()
 	if b.leader {
 		b.coord.noteEnded(now, st)
@@ -332,14 +338,4 @@ func (b *Brain) condemn(reason string) {
 	b.core.Refuse(b.world.Now(), b.self.Name, b.self.BootID)
 	b.world.Hold(nil, 0)
 	b.world.Condemn(reason)
-}
-
-// sorted are the own assignments in a fixed order, so that the same inputs have the same outputs.
-func (b *Brain) sorted() []*assignment {
-	out := make([]*assignment, 0, len(b.mine))
-	for _, a := range b.mine {
-		out = append(out, a)
-	}
-	slices.SortFunc(out, func(x, y *assignment) int { return cmp.Compare(x.in.ID, y.in.ID) })
-	return out
 }

@@ -101,6 +101,8 @@ func (b *Brain) peerView(name, boot string) *member.PeerView {
 type loss struct {
 	node *cluster.Node
 	why  string
+	// certain: it said so itself, or was heard in a new boot. Silence alone is a suspicion.
+	certain bool
 }
 
 // declareLost commits the loss of nodes that are silent, with restraint (see the package comment).
@@ -125,11 +127,23 @@ func (b *Brain) declareLost(now time.Duration) {
 			continue
 		}
 		if why := b.whyLost(n, p); why != "" {
-			losses = append(losses, loss{n, why})
+			losses = append(losses, loss{n, why, p.NewBoot != "" || p.Gasped != ""})
 		}
 	}
-	if len(losses) == 0 {
+	losses, kept := b.affordable(losses)
+	if len(losses) == 0 && len(kept) == 0 {
 		b.coord.restrained = false
+		return
+	}
+	if len(kept) > 0 && !b.coord.restrained {
+		b.coord.restrained = true
+		b.world.Explain(cluster.Event{
+			Node: b.self.Name, Time: b.world.Wall(), Kind: cluster.EventNode, Subject: kept[0],
+			Text: fmt.Sprintf("%s is silent, but is not given up", strings.Join(kept, ", ")),
+			Why:  "without it the ledger would have no majority of voters; if it were dead, its loss could not even be written",
+		})
+	}
+	if len(losses) == 0 {
 		return
 	}
 	if (len(losses) > 1 || 2*len(losses) >= members) && 2*heardVoters <= voters {
@@ -152,6 +166,36 @@ func (b *Brain) declareLost(now time.Duration) {
 		next.State, next.Reason = cluster.NodeLost, l.why
 		b.writeNode(now, l.node, next, cluster.Event{Text: l.node.Name + " is lost", Why: l.why})
 	}
+}
+
+// affordable leaves out suspicions of voters without which the ledger has no quorum. To commit such a loss
+// the ledger would need the vote of the very node that is to be dead: if the commit succeeds, the
+// suspicion was wrong, and a voter that forgets its log in a reboot ends the ledger for good.
+func (b *Brain) affordable(losses []loss) (rest []loss, kept []string) {
+	suspected := map[string]bool{}
+	for _, l := range losses {
+		suspected[l.node.Name] = true
+	}
+	total, alive := 0, 0
+	for i := range b.state.Nodes {
+		n := &b.state.Nodes[i]
+		if n.MemberID == 0 {
+			continue // chosen to be a voter, but none yet
+		}
+		total++
+		p := b.peerView(n.Name, n.BootID)
+		if n.State != cluster.NodeLost && !suspected[n.Name] && (n.Name == b.self.Name || p != nil && p.Alive) {
+			alive++
+		}
+	}
+	for _, l := range losses {
+		if l.node.MemberID != 0 && !l.certain && 2*alive <= total {
+			kept = append(kept, l.node.Name)
+		} else {
+			rest = append(rest, l)
+		}
+	}
+	return rest, kept
 }
 
 // whyLost is the reason to give a node up, empty if there is none.

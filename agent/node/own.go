@@ -1,6 +1,7 @@
 package node
 
 import (
+	"fmt"
 	"reflect"
 	"slices"
 	"time"
@@ -26,7 +27,7 @@ func (b *Brain) evidence(node, boot string, now time.Duration) takeover.Evidence
 
 // takeOver moves the takeovers of this node's instances on: proof, then the verify write.
 func (b *Brain) takeOver(now time.Duration) {
-	for _, a := range b.sorted() {
+	for _, a := range b.order {
 		if a.in.After != nil && a.takeover.Step() == takeover.Proving {
 			o := *a.in.After
 			a.takeover.Proved(takeover.Prove(a.in.Spec.Safety, o, b.state.Node(o.Node), b.evidence(o.Node, o.BootID, now)))
@@ -44,11 +45,7 @@ func (b *Brain) takeOver(now time.Duration) {
 		b.commit(cluster.Txn{
 			Conditions: []cluster.Condition{{Key: a.in.SlotKey(), Revision: int64(a.in.Epoch)}},
 			Puts:       []cluster.Put{{Key: st.Key(), Value: st}},
-			Events: []cluster.Event{{
-				Kind: cluster.EventFence, Subject: a.in.Stack + "/" + a.in.Service,
-				Text: b.self.Name + " may answer for " + a.in.Stack + "/" + a.in.Service + " in place of " + a.in.After.Node,
-				Why:  a.takeover.Proof().Text,
-			}},
+			Events:     b.clearance(a),
 		}, func(ok bool, err error) {
 			a.verify = false
 			if err != nil {
@@ -60,19 +57,34 @@ func (b *Brain) takeOver(now time.Duration) {
 	}
 }
 
+// clearance is the event of a takeover that is about to be cleared. There is none where nothing waited
+// for it.
+func (b *Brain) clearance(a *assignment) []cluster.Event {
+	slot := fmt.Sprintf("%s/%s.%d", a.in.Stack, a.in.Service, a.in.Slot)
+	text := fmt.Sprintf("%s may run %s in place of %s", b.self.Name, slot, a.in.After.Node)
+	switch {
+	case plan.HoldsFloating(&a.in):
+		text = fmt.Sprintf("%s answers for %s in place of %s as soon as it runs", b.self.Name, slot, a.in.After.Node)
+	case a.in.Spec.Safety == cluster.SafetyLease:
+		return nil
+	}
+	return []cluster.Event{{Kind: cluster.EventFence, Subject: slot, Text: text, Why: a.takeover.Proof().Text}}
+}
+
 // run tells the runner what this node runs, if that has changed.
 func (b *Brain) run() {
-	var list []cluster.Instance
-	var keys []runKey
-	for _, a := range b.sorted() {
-		if !a.takeover.MayRun(a.in.Spec.Safety) && !a.in.Stop {
-			continue
+	keys := make([]runKey, 0, len(b.order))
+	for _, a := range b.order {
+		if a.takeover.MayRun(a.in.Spec.Safety) || a.in.Stop {
+			keys = append(keys, runKey{a.in.ID, a.in.Stop})
 		}
-		list = append(list, a.in)
-		keys = append(keys, runKey{a.in.ID, a.in.Stop})
 	}
 	if b.ranOnce && slices.Equal(keys, b.running) || !b.seen {
 		return
+	}
+	list := make([]cluster.Instance, 0, len(keys))
+	for _, k := range keys {
+		list = append(list, b.mine[k.id].in)
 	}
 	b.running, b.ranOnce = keys, true
 	b.world.Run(list)
@@ -81,7 +93,7 @@ func (b *Brain) run() {
 // hold answers on the floating addresses of what runs here and is cleared, until the lease ends.
 func (b *Brain) hold() {
 	var list []Floating
-	for _, a := range b.sorted() {
+	for _, a := range b.order {
 		if a.in.Stop || a.takeover.Step() != takeover.Cleared || a.want.State != cluster.InstanceRunning || !plan.HoldsFloating(&a.in) {
 			continue
 		}

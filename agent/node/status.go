@@ -60,7 +60,7 @@ func (b *Brain) flushStatuses(now time.Duration) {
 	}
 	var list []*assignment
 	urgent := false
-	for _, a := range b.sorted() {
+	for _, a := range b.order {
 		if a.dirty && len(list) < mostStatuses {
 			list = append(list, a)
 			urgent = urgent || a.urgent

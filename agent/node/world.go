@@ -24,8 +24,9 @@ type World interface {
 	// bound the wait to about 2 s. err means that the outcome is unknown.
 	Commit(id uint64, t cluster.Txn)
 	// Run is the complete list of what this node must run now; what is not in it, must not run. An
-	// instance with Stop is to be stopped and then reported with InstanceStopped, even if it never
-	// started. Idempotent; called when the list has changed.
+	// instance with Stop is to be stopped and then reported with InstanceStopped; if it never started
+	// it must not be started now, only reported. A complete report of all that is listed is due after
+	// the first call, since the Brain may be new in this boot. Idempotent; called when the list changed.
 	Run(instances []cluster.Instance)
 	// Hold is the complete list of floating addresses to answer on, and the deadline, on Now's clock, at
 	// which the kernel's guard must end that by itself. Called on each change and each renewal of the

@@ -350,6 +350,16 @@ func TestConstraints(t *testing.T) {
 	}
 }
 
+func FuzzConstraint(f *testing.F) {
+	f.Add("node.labels.disk == ssd")
+	f.Add("node.hostname!=n1")
+	f.Fuzz(func(t *testing.T, c string) {
+		if plan.CheckConstraint(c) == nil && !strings.Contains(c, "node.") {
+			t.Errorf("%q was understood", c)
+		}
+	})
+}
+
 // TestAlways plays random histories and looks at each step for what must always be so.
 func TestAlways(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -70,9 +70,13 @@ func (p *planner) slot(s *cluster.Service, id slotID, only string) {
 	case !p.alive(in):
 		p.later(Takeover, func() { p.takeover(s, in, only) })
 	case p.ended(in) && in.Stop:
-		p.later(Replace, func() {
-			p.claim(claim{svc: s, id: id, old: in, only: only, keep: in.Node, why: "stopped on " + in.Node + " to move or to change"})
-		})
+		why := "it was stopped on " + in.Node
+		if !current {
+			why = "its specification changed"
+		} else if p.leaving(in.Node) {
+			why = in.Node + " is being drained"
+		}
+		p.later(Replace, func() { p.claim(claim{svc: s, id: id, old: in, only: only, keep: in.Node, why: why}) })
 	case p.ended(in) && !current:
 		p.later(Replace, func() {
 			p.claim(claim{svc: s, id: id, old: in, only: only, keep: in.Node, why: "its specification changed"})

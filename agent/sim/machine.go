@@ -132,7 +132,11 @@ func (m *machine) sync() {
 			m.admit(rec)
 			return
 		}
-		m.brain = node.New(*rec, node.Config{Member: s.cfg.Member}, &world{m: m, gen: m.gen})
+		cfg := node.Config{Member: s.cfg.Member}
+		if l := s.cfg.leaseOf[m.name]; l > 0 {
+			cfg.Member.Lease = l
+		}
+		m.brain = node.New(*rec, cfg, &world{m: m, gen: m.gen})
 	}
 	if s.reaches(m) {
 		m.brain.Ledger(s.Ledger.State(), s.leader == m)
@@ -222,6 +226,11 @@ func (w *world) Run(list []cluster.Instance) {
 		if c == nil {
 			c = &container{in: in}
 			m.containers[in.ID] = c
+			if in.Stop { // before it was ever started: never start it
+				c.stop = true
+				m.exit(c, cluster.InstanceStopped)
+				continue
+			}
 			m.start(c)
 		} else {
 			m.report(c, c.status.State) // after a restart of the agent
@@ -243,6 +252,9 @@ func (w *world) Run(list []cluster.Instance) {
 func (w *world) Hold(addrs []node.Floating, until time.Duration) {
 	m := w.m
 	clear(m.guard)
+	if m.sim.cfg.guardForever {
+		until = 1 << 62
+	}
 	for _, a := range addrs {
 		m.guard[a.Addr] = until
 		m.sim.checkAnswer(m, a.Addr)

@@ -24,6 +24,10 @@ type Config struct {
 	Boot time.Duration
 	// Start is how long a container takes to run and be healthy, at least; up to twice that.
 	Start time.Duration
+
+	// For tests of the checker: what is broken on purpose.
+	leaseOf      map[string]time.Duration // a node that believes in another lease
+	guardForever bool                     // the kernel's guard does not end
 }
 
 // Sim is one simulated cluster. Everything happens in calls of Run and Until.

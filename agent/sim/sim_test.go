@@ -40,7 +40,7 @@ func TestRandom(t *testing.T) {
 		}
 		return
 	}
-	n := runs(t, 2000)
+	n := runs(t, 1000)
 	var mu sync.Mutex
 	quorum, excused, failed := 0, 0, 0
 	seeds := make(chan uint64)
@@ -116,5 +116,34 @@ func TestOutage(t *testing.T) {
 		}
 		slices.Sort(gaps)
 		t.Logf("power cut of %s: outage p50 %v, max %v (%d cuts)", who, gaps[len(gaps)/2], gaps[len(gaps)-1], len(gaps))
+	}
+}
+
+// TestCheckerSees breaks the rules on purpose: a checker that finds nothing then is worth nothing.
+func TestCheckerSees(t *testing.T) {
+	for name, cfg := range map[string]Config{
+		"as it should be":             {},
+		"a guard that does not end":   {guardForever: true},
+		"a lease that others deny":    {leaseOf: map[string]time.Duration{"n1": 3 * time.Second}},
+		"a clock that is a third off": {Skew: 0.6},
+	} {
+		found := false
+		for seed := uint64(0); seed < 20 && !found; seed++ {
+			cfg.Nodes, cfg.Seed = 3, seed
+			s := New(cfg)
+			svc := Service("web", 1, "10.77.9.10")
+			s.Deploy(svc)
+			s.Run(3 * time.Second)
+			for _, n := range []string{"n1", "n2", "n3"} {
+				if s.Owner(svc.Floating[0]) == n {
+					s.Partition(n)
+				}
+			}
+			s.Run(5 * time.Second)
+			found = len(s.Violations) > 0
+		}
+		if want := name != "as it should be"; found != want {
+			t.Errorf("%s: violation found %v, want %v", name, found, want)
+		}
 	}
 }

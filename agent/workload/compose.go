@@ -49,6 +49,8 @@ func (e *FileError) Error() string {
 //   - build, bind mounts and named volumes, privileged, devices and the host's namespaces are errors; any
 //     other key that Skein does not act on is a Warning, never silence. Keys that begin with x- are the
 //     operator's own, but for x-skein.
+//   - x-skein.health: http://:80/health or tcp://:5432, a check that the node makes itself instead of the
+//     command of healthcheck, whose times it uses.
 //   - The root file system is read-only unless read_only is false; tmpfs gives places to write.
 //   - x-skein.addresses: addresses that move with the service. x-skein.safety: lease (default: the old
 //     owner's address is proven dark before another node takes it) or power (its power must be off).

@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"net/netip"
+	"net/url"
 	"os"
 	"regexp"
 	"slices"
@@ -78,7 +79,8 @@ func (f *file) services(project *types.Project, root map[string]any) []cluster.S
 		}
 		f.mode(&s, p, &cs)
 		f.restart(&s, p, &cs)
-		f.health(&s, p, cs.HealthCheck)
+		x, _ := cs.Extensions["x-skein"].(map[string]any)
+		f.health(&s, p, cs.HealthCheck, x["health"] != nil)
 		f.resources(&s, p, &cs)
 		written, _ := tree["ports"].([]any)
 		f.ports(&s, p, cs.Ports, len(written) == len(cs.Ports))
@@ -206,12 +208,16 @@ func (f *file) restart(s *cluster.Service, p string, cs *types.ServiceConfig) {
 	}
 }
 
-func (f *file) health(s *cluster.Service, p string, hc *types.HealthCheckConfig) {
+// health reads healthcheck; probed tells that x-skein.health brings the test.
+func (f *file) health(s *cluster.Service, p string, hc *types.HealthCheckConfig, probed bool) {
 	if hc == nil || hc.Disable || len(hc.Test) > 0 && hc.Test[0] == "NONE" {
 		return
 	}
 	p += ".healthcheck"
-	if len(hc.Test) < 2 || hc.Test[0] != "CMD" && hc.Test[0] != "CMD-SHELL" {
+	if probed && len(hc.Test) > 0 {
+		f.warn(p+".test", "has no effect: x-skein.health is used")
+	}
+	if !probed && (len(hc.Test) < 2 || hc.Test[0] != "CMD" && hc.Test[0] != "CMD-SHELL") {
 		f.fail(p, "needs test: with a command, like test: [\"CMD\", \"/bin/check\"]; the image's own check is not used")
 		return
 	}
@@ -427,7 +433,7 @@ func (f *file) extension(s *cluster.Service, p string, v any) {
 	p += ".x-skein"
 	m, ok := v.(map[string]any)
 	if !ok {
-		f.fail(p, "must be a mapping with addresses: and safety:")
+		f.fail(p, "must be a mapping with addresses:, health: and safety:")
 		return
 	}
 	for _, k := range slices.Sorted(maps.Keys(m)) {
@@ -457,12 +463,42 @@ func (f *file) extension(s *cluster.Service, p string, v any) {
 			default:
 				f.fail(p+".safety", "%q is not one of lease, power", fmt.Sprint(v))
 			}
+		case "health":
+			test, err := healthURL(fmt.Sprint(v))
+			if err != nil {
+				f.fail(p+".health", "%v", err)
+				continue
+			}
+			if s.Health == nil {
+				s.Health = &cluster.HealthCheck{Interval: DefaultHealthInterval, Timeout: DefaultHealthTimeout,
+					StartInterval: DefaultStartInterval, Retries: DefaultHealthRetries}
+			}
+			s.Health.Test = test
 		default:
-			text := "unknown key; there are addresses and safety"
-			if near := nearest(k, []string{"addresses", "safety"}); near != "" {
+			text := "unknown key; there are addresses, health and safety"
+			if near := nearest(k, []string{"addresses", "health", "safety"}); near != "" {
 				text = "unknown key; did you mean " + near + "?"
 			}
 			f.fail(p+"."+k, "%s", text)
 		}
 	}
+}
+
+// healthURL reads x-skein.health: a check that the node makes over the container's network.
+func healthURL(text string) ([]string, error) {
+	u, err := url.Parse(text)
+	bad := fmt.Errorf("%q must be like http://:80/health or tcp://:5432, without a host: the container is asked", text)
+	if err != nil || u.Hostname() != "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return nil, bad
+	}
+	if port, err := strconv.ParseUint(u.Port(), 10, 16); err != nil || port == 0 {
+		return nil, bad
+	}
+	switch {
+	case u.Scheme == "http":
+		return []string{cluster.HealthHTTP, u.Port(), cmp.Or(u.EscapedPath(), "/")}, nil
+	case u.Scheme == "tcp" && u.Path == "":
+		return []string{cluster.HealthTCP, u.Port()}, nil
+	}
+	return nil, bad
 }

@@ -4,8 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -331,4 +336,44 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestHealthURL(t *testing.T) {
+	for _, tc := range []struct {
+		url  string
+		want []string
+	}{
+		{"http://:80/health", []string{"HTTP", "80", "/health"}},
+		{"http://:8080", []string{"HTTP", "8080", "/"}},
+		{"tcp://:5432", []string{"TCP", "5432"}},
+		{"http://example.com:80/", nil}, {"http://:0/", nil}, {"http://:99999/", nil}, {"tcp://:1/x", nil},
+		{"ftp://:21/", nil}, {"http:///health", nil}, {"http://:80/?a=b", nil}, {"", nil}, {"\x00", nil},
+	} {
+		got, err := healthURL(tc.url)
+		if !slices.Equal(got, tc.want) || (err == nil) != (tc.want != nil) {
+			t.Errorf("healthURL(%q): got %v, %v, want %v", tc.url, got, err, tc.want)
+		}
+	}
+}
+
+func TestProbe(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/health" {
+			http.Error(w, "no", http.StatusServiceUnavailable)
+		}
+	}))
+	defer srv.Close()
+	at := netip.MustParseAddrPort(srv.Listener.Addr().String())
+	port := strconv.Itoa(int(at.Port()))
+	for _, tc := range []struct {
+		test []string
+		ok   bool
+	}{
+		{[]string{"HTTP", port, "/health"}, true}, {[]string{"HTTP", port, "/"}, false},
+		{[]string{"TCP", port}, true}, {[]string{"TCP", "1"}, false},
+	} {
+		if err := probe(t.Context(), tc.test, at.Addr()); (err == nil) != tc.ok {
+			t.Errorf("probe %v: got %v, want healthy %v", tc.test, err, tc.ok)
+		}
+	}
 }

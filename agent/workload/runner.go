@@ -368,10 +368,13 @@ func (l *life) attend(ctx context.Context, run container.Running, adopted bool) 
 	}
 }
 
-// check runs the health check's command once.
+// check makes the health check once.
 func (l *life) check(ctx context.Context, c *cluster.HealthCheck) error {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
+	if probes(c.Test) {
+		return probe(ctx, c.Test, l.status.Address)
+	}
 	out := &firstBytes{max: 200}
 	code, err := l.cfg.Runtime.Exec(ctx, l.in.ID, healthCommand(c.Test), nil, out, out)
 	switch {

@@ -1,6 +1,12 @@
 package workload
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/skein-os/skein/agent/cluster"
@@ -10,6 +16,9 @@ import (
 // time the wait doubles from here up to the interval: a service that takes over is in use as soon as it
 // can be, not an interval later.
 const firstCheck = 100 * time.Millisecond
+
+// firstProbe is firstCheck for the checks that the node makes itself, which cost next to nothing.
+const firstProbe = 20 * time.Millisecond
 
 // health is the health of one run of a container. It is a value: next gives the following one.
 type health struct {
@@ -42,7 +51,11 @@ func (h *health) wait(c *cluster.HealthCheck, ran time.Duration) time.Duration {
 	if c.StartInterval > 0 && ran < c.StartPeriod {
 		limit = min(limit, c.StartInterval)
 	}
-	if h.early = max(2*h.early, firstCheck); h.early > limit {
+	first := firstCheck
+	if probes(c.Test) {
+		first = firstProbe
+	}
+	if h.early = max(2*h.early, first); h.early > limit {
 		h.early = limit
 	}
 	return h.early
@@ -50,7 +63,7 @@ func (h *health) wait(c *cluster.HealthCheck, ran time.Duration) time.Duration {
 
 // checks gives the health check of a service, with defaults for what is not set; nil if it has none.
 func checks(s *cluster.Service) *cluster.HealthCheck {
-	if s.Health == nil || healthCommand(s.Health.Test) == nil {
+	if s.Health == nil || healthCommand(s.Health.Test) == nil && !probes(s.Health.Test) {
 		return nil
 	}
 	c := *s.Health
@@ -75,6 +88,43 @@ func healthCommand(test []string) []string {
 		return []string{"/bin/sh", "-c", test[1]}
 	case test[0] == "CMD":
 		return test[1:]
+	}
+	return nil
+}
+
+// probes tells that the check is made by the node over the container's network, and not by a command in
+// the container.
+func probes(test []string) bool {
+	return len(test) == 3 && test[0] == cluster.HealthHTTP || len(test) == 2 && test[0] == cluster.HealthTCP
+}
+
+// probe makes such a check: a connection that is taken, and for HTTP an answer with a status below 400.
+// Redirects are not followed: they may lead anywhere.
+func probe(ctx context.Context, test []string, addr netip.Addr) error {
+	if !addr.IsValid() {
+		return errors.New("the container has no address to check")
+	}
+	at := net.JoinHostPort(addr.String(), test[1])
+	if test[0] == cluster.HealthTCP {
+		c, err := new(net.Dialer).DialContext(ctx, "tcp", at)
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+at+test[2], nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("User-Agent", "skein-health")
+	t := &http.Transport{DisableKeepAlives: true, Proxy: nil}
+	resp, err := t.RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	resp.Body.Close()
+	if resp.StatusCode >= 400 {
+		return fmt.Errorf("GET %s answered %s", test[2], resp.Status)
 	}
 	return nil
 }

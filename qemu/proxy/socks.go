@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 )
 
 // Replies of RFC 1928, section 6.
@@ -15,6 +16,7 @@ const (
 	replyDone            = 0
 	replyNotAllowed      = 2
 	replyHostUnreachable = 4
+	replyRefused         = 5
 	replyNoCommand       = 7
 	replyNoAddressType   = 8
 )
@@ -116,8 +118,11 @@ func (p *Proxy) serveSOCKS(c net.Conn, r *bufio.Reader) error {
 	out, err := p.dial(c, target)
 	if err != nil {
 		code := byte(replyHostUnreachable)
-		if errors.Is(err, ErrOutside) {
+		switch {
+		case errors.Is(err, ErrOutside):
 			code = replyNotAllowed
+		case strings.Contains(err.Error(), "refused"): // gVisor's errors have no kind
+			code = replyRefused
 		}
 		_ = writeReply(c, code)
 		return err

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"testing"
+
+	"github.com/skein-os/skein/agent/seed"
+)
+
+func TestParseGroups(t *testing.T) {
+	tests := []struct {
+		args []string
+		want [][]string // nil: refused
+	}{
+		{[]string{"n1,n2|n3"}, [][]string{{"n1", "n2"}, {"n3"}}},
+		{[]string{"n1,n2", "n3"}, [][]string{{"n1", "n2"}, {"n3"}}},
+		{[]string{"n1"}, [][]string{{"n1"}}},
+		{[]string{"n1||n2"}, nil},
+		{[]string{"n1,,n2"}, nil},
+		{[]string{""}, nil},
+	}
+	for _, tt := range tests {
+		got, err := parseGroups(tt.args)
+		if !reflect.DeepEqual(got, tt.want) || (err == nil) != (tt.want != nil) {
+			t.Errorf("%q: got %v, %v, want %v", tt.args, got, err, tt.want)
+		}
+	}
+}
+
+func TestLabSeeds(t *testing.T) {
+	dir := t.TempDir()
+	first, err := newLabCluster(dir, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := first.node(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := seed.Parse(n.Seed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Name != "n2" || s.Expect != 3 || s.Token != first.Token || s.Operators[0] != first.Operator {
+		t.Fatalf("got %+v, want the seed of n2 of %+v", s, first)
+	}
+	second, err := newLabCluster(dir, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second.Token == first.Token || second.Operator != first.Operator {
+		t.Fatal("a new cluster needs a new token and keeps the operator")
+	}
+	for _, f := range []string{labClusterFile, labOperatorFile} {
+		st, err := os.Stat(filepath.Join(dir, f))
+		if err != nil || st.Mode().Perm() != 0o600 {
+			t.Fatalf("%s: got %v, %v, want mode 0600", f, st, err)
+		}
+	}
+}
+
+func TestSaveFolderStaysInside(t *testing.T) {
+	for _, name := range []string{"", "../x", "a/b", ".hidden", "."} {
+		if got, err := saveFolder("/lab", name); err == nil {
+			t.Errorf("%q: got %s, want an error", name, got)
+		}
+	}
+}
