@@ -65,30 +65,35 @@ const heldUp = 150 * time.Millisecond
 
 // run drives the brain until ctx ends.
 func (l *loop) run(ctx context.Context, b *node.Brain, warn func(error)) {
-	undo, err := network.RealTime()
+	undo, err := network.Urgent()
 	if err != nil {
 		warn(err)
 	}
 	defer undo()
 	t := time.NewTicker(tick)
 	defer t.Stop()
-	last := balance.Now()
+	turned := balance.Now()
 	for {
-		now := balance.Now()
-		l.beat.Store(int64(now))
-		if now-last > heldUp+tick {
-			warn(fmt.Errorf("this node's heartbeats were held up for %v", (now - last).Round(time.Millisecond)))
-		}
-		last = now
+		began := balance.Now()
+		l.beat.Store(int64(began))
+		var what string
+		var woken time.Duration
 		select {
 		case f := <-l.inputs:
+			what, woken = "an input", balance.Now()
 			f(b)
 		case <-t.C:
+			what, woken = "a tick", balance.Now()
 			b.Tick()
 		case <-ctx.Done():
 			b.Stop("the node is being stopped")
 			return
 		}
+		if now := balance.Now(); now-turned > heldUp+tick {
+			warn(fmt.Errorf("this node's heartbeats were held up for %v: it was woken after %v and %s took %v",
+				(now - turned).Round(time.Millisecond), (woken - began).Round(time.Millisecond), what, (now - woken).Round(time.Millisecond)))
+		}
+		turned = balance.Now()
 	}
 }
 

@@ -29,6 +29,7 @@ func (w *world) Wall() time.Time    { return time.Now() }
 func (w *world) Rand() uint64       { return rand.Uint64() }
 
 func (w *world) Send(d member.Datagram) {
+	defer w.slow("sending a heartbeat")()
 	if err := w.a.hb.Send(d.Link, d.To, d.Payload); err != nil {
 		w.a.log.Debug("heartbeat", "port", d.Link, "to", d.To, "err", err)
 	}
@@ -48,7 +49,18 @@ func (w *world) Commit(id uint64, t cluster.Txn) {
 
 func (w *world) Run(instances []cluster.Instance) { w.runner.Set(instances) }
 
+// slow reports what of the outside world held the brain up; call the result when it is done.
+func (w *world) slow(what string) func() {
+	began := balance.Now()
+	return func() {
+		if d := balance.Now() - began; d > heldUp/2 {
+			w.a.log.Warn("slow", "what", what, "took", d.Round(time.Millisecond))
+		}
+	}
+}
+
 func (w *world) Hold(addrs []node.Floating, until time.Duration) {
+	defer w.slow("holding floating addresses")()
 	list := make([]netip.Addr, len(addrs))
 	for i, f := range addrs {
 		list[i] = f.Addr
@@ -59,6 +71,7 @@ func (w *world) Hold(addrs []node.Floating, until time.Duration) {
 }
 
 func (w *world) Routes(via []node.Route) {
+	defer w.slow("setting routes")()
 	routes := make([]network.Route, len(via))
 	for i, r := range via {
 		routes[i] = network.Route{Peer: r.Number, Subnet: w.m.Meta.Network.Subnet(r.Number), Via: r.Via, Link: r.Link}

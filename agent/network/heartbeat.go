@@ -32,7 +32,7 @@ type Heartbeats struct {
 	ended   bool
 }
 
-// OpenHeartbeats opens the sockets and starts the one receiver, a thread of real-time priority (refusal
+// OpenHeartbeats opens the sockets and starts the one receiver, a preferred thread (refusal
 // of that is logged, not fatal). receive is called on it: it must be quick, must not keep payload, and
 // must not call SetLinks or Close.
 func OpenHeartbeats(log *slog.Logger, links []string, port uint16, receive func(link string, from netip.AddrPort, payload []byte)) (*Heartbeats, error) {
@@ -111,7 +111,7 @@ func openHeartbeat(link string, port uint16) (_ int, err error) {
 
 // run receives until Close.
 func (h *Heartbeats) run() {
-	undo, err := RealTime()
+	undo, err := Urgent()
 	defer undo()
 	if err != nil {
 		h.log.Warn("heartbeats run at ordinary priority", "err", err)

@@ -241,7 +241,7 @@ func TestHeartbeats(t *testing.T) {
 func TestRealTime(t *testing.T) {
 	done := make(chan error)
 	go func() {
-		undo, err := RealTime()
+		undo, err := Urgent()
 		undo()
 		done <- err
 	}()

@@ -170,6 +170,7 @@ func (p *Proxy) serveConnect(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer out.Close()
+	defer p.track(out)() // a machine that lost power ends no connection by itself
 	c, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		refuse(w, err)

@@ -128,6 +128,7 @@ func (p *Proxy) serveSOCKS(c net.Conn, r *bufio.Reader) error {
 		return err
 	}
 	defer out.Close()
+	defer p.track(out)() // a machine that lost power ends no connection by itself
 	if err := writeReply(c, replyDone); err != nil {
 		return err
 	}
