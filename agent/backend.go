@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/skein-os/skein/agent/api"
@@ -22,6 +25,27 @@ var _ api.Backend = (*backend)(nil)
 func (b *backend) Self() string          { return b.a.id.Name }
 func (b *backend) State() *cluster.State { return b.state.Load() }
 func (b *backend) Coordinator() string   { return b.store.Coordinator() }
+
+func (b *backend) Memory() api.Memory {
+	return api.Memory{Agent: residentBytes("self"), PID1: residentBytes("1")}
+}
+
+// residentBytes is VmRSS of a process, 0 if it cannot be read.
+func residentBytes(pid string) int64 {
+	data, err := os.ReadFile("/proc/" + pid + "/status")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(data)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
+			if err == nil {
+				return kib << 10
+			}
+		}
+	}
+	return 0
+}
 
 // askTimeout bounds a question to the brain; a loop that takes longer is not well.
 const askTimeout = time.Second

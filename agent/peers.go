@@ -10,8 +10,6 @@ import (
 	"strconv"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"github.com/skein-os/skein/agent/cluster"
 	"github.com/skein-os/skein/agent/pki"
 )
@@ -34,12 +32,8 @@ func newPeers(m *membership) (*peers, error) {
 		ForceAttemptHTTP2:   true,
 		IdleConnTimeout:     time.Minute,
 	}
-	h2, err := http2.ConfigureTransports(t)
-	if err != nil {
-		return nil, fmt.Errorf("HTTP/2 to other nodes: %w", err)
-	}
-	// A node that lost power sends no reset.
-	h2.ReadIdleTimeout, h2.PingTimeout = 5*time.Second, 5*time.Second
+	// A node that lost power sends no reset: pings find out.
+	t.HTTP2 = &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second}
 	return &peers{network: m.Meta.Network, transport: t}, nil
 }
 

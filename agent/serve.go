@@ -13,8 +13,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"github.com/skein-os/skein/agent/admission"
 	"github.com/skein-os/skein/agent/api"
 	"github.com/skein-os/skein/agent/balance"
@@ -108,7 +106,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	run(p.writeEvents)
 	run(p.keepLinks)
 	run(func(ctx context.Context) { admission.Announce(ctx, a.token(), a, p.beacon, a.log) })
-	run(func(ctx context.Context) { p.serveAPI(ctx, tls.NewListener(listener, serverTLS)) })
+	run(func(ctx context.Context) { p.serveAPI(ctx, listener, serverTLS) })
 	a.log.Info("node is a member", "node", self.Name, "number", self.Number, "epoch", self.Epoch, "cluster", m.Meta.Name)
 	<-ctx.Done()
 	if p.store.Leader() {
@@ -448,19 +446,22 @@ func (p *parts) beacon() admission.Beacon {
 	return b
 }
 
-func (p *parts) serveAPI(ctx context.Context, l net.Listener) {
+func (p *parts) serveAPI(ctx context.Context, l net.Listener, serverTLS *tls.Config) {
 	join := admission.NewServer(p.a.id.Name, p.store, p.a.log.With("part", "admission"))
 	handler := api.NewServer(&backend{parts: p}, join, pki.Caller, p.a.log.With("part", "api"))
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true) // joining is one HTTP/1 request on the connection that its proof is bound to
+	protocols.SetHTTP2(true)
+	serverTLS = serverTLS.Clone()
+	serverTLS.NextProtos = []string{"h2", "http/1.1"}
 	srv := &http.Server{
-		Handler: handler, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10,
+		Protocols: protocols,
+		Handler:   handler, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10,
 		BaseContext: func(net.Listener) context.Context { return ctx },
-	}
-	if err := http2.ConfigureServer(srv, &http2.Server{}); err != nil {
-		p.a.log.Error("API", "err", err)
 	}
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
 	defer stop()
-	if err := srv.Serve(l); err != nil && ctx.Err() == nil {
+	if err := srv.Serve(tls.NewListener(l, serverTLS)); err != nil && ctx.Err() == nil {
 		p.a.log.Error("the API has ended", "err", err)
 	}
 }

@@ -120,7 +120,6 @@ type simNode struct {
 	f       *Formation
 	member  string
 	founded bool
-	n       uint64
 }
 
 type flight struct {

@@ -30,6 +30,7 @@ func (m *memory) State() *cluster.State          { return &m.state }
 func (m *memory) Coordinator() string            { return "n1" }
 func (m *memory) Link(_, _ string) (string, int) { return "up", 0 }
 func (m *memory) Pending(_, _ string) []string   { return nil }
+func (m *memory) Memory() Memory                 { return Memory{} }
 func (m *memory) Reboot(string)                  {}
 func (m *memory) Commit(_ context.Context, t cluster.Txn) (bool, error) {
 	if m.refuse {
@@ -96,7 +97,7 @@ func newMemory(self string) *memory {
 	return &memory{self: self, state: cluster.State{
 		Meta: cluster.Meta{Name: "test", Network: cluster.DefaultNetwork},
 		Nodes: []cluster.Node{
-			{Name: "n1", Number: 1, BootID: "b1", State: cluster.NodeOnline, Revision: 4},
+			{Name: "n1", Number: 1, BootID: "b1", State: cluster.NodeOnline, MemberID: 7, Revision: 4},
 			{Name: "n2", Number: 2, BootID: "b2", State: cluster.NodeOnline, Revision: 5},
 		},
 		Instances: []cluster.Instance{{ID: "demo.web.1.a", Stack: "demo", Service: "web", Slot: 1, Node: "n2", BootID: "b2"}},

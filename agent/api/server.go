@@ -23,6 +23,8 @@ type Backend interface {
 	Coordinator() string
 	// Link tells how this node hears a port of a peer.
 	Link(node, link string) (state string, lossPercent int)
+	// Memory is what Skein takes on this node.
+	Memory() Memory
 	// Pending tells why instances of a service are missing, in sentences.
 	Pending(stack, service string) []string
 

@@ -22,6 +22,7 @@ func (s *Server) Status() Status {
 		Cluster:     st.Meta.Name,
 		Coordinator: s.backend.Coordinator(),
 		Answered:    s.backend.Self(),
+		Memory:      s.backend.Memory(),
 		Nodes:       []NodeStatus{},
 		Services:    []ServiceStatus{},
 	}
@@ -34,6 +35,9 @@ func (s *Server) Status() Status {
 			out.Problems = append(out.Problems, fmt.Sprintf("node %s is %s: %s", n.Name, n.State, n.Reason))
 		}
 	}
+	if have, want := voters(st); have < want {
+		out.Problems = append(out.Problems, fmt.Sprintf("the ledger has %d of %d voters: until the next one has its copy complete, the loss of one more stops all decisions", have, want))
+	}
 	for i := range st.Services {
 		ss := s.serviceStatus(st, &st.Services[i])
 		if ss.Running < ss.Wanted {
@@ -43,6 +47,26 @@ func (s *Server) Status() Status {
 	}
 	out.Healthy = len(out.Problems) == 0 && len(out.Nodes) > 0
 	return out
+}
+
+// voters counts the living voters of the ledger, and how many there should be: three, or one while there
+// are too few nodes for three.
+func voters(st *cluster.State) (have, want int) {
+	alive := 0
+	for i := range st.Nodes {
+		n := &st.Nodes[i]
+		if n.State == cluster.NodeLost || n.State == cluster.NodeJoining {
+			continue
+		}
+		alive++
+		if n.MemberID != 0 {
+			have++
+		}
+	}
+	if want = 3; alive < want {
+		want = 1
+	}
+	return have, want
 }
 
 func (s *Server) nodeStatus(st *cluster.State, n *cluster.Node) NodeStatus {

@@ -15,8 +15,16 @@ type Status struct {
 	Cluster     string          `json:"cluster"`
 	Coordinator string          `json:"coordinator"` // node that decides now, empty if there is none
 	Answered    string          `json:"answered_by"` // node that gave this answer
+	Memory      Memory          `json:"answered_by_memory"`
 	Nodes       []NodeStatus    `json:"nodes"`
 	Services    []ServiceStatus `json:"services"`
+}
+
+// Memory is what Skein itself takes on a node, resident bytes. Most of PID 1's is the program's text, one
+// copy of which both share.
+type Memory struct {
+	Agent int64 `json:"agent_rss_bytes"`
+	PID1  int64 `json:"pid1_rss_bytes"`
 }
 
 // NodeStatus is one node in Status.

@@ -38,7 +38,6 @@ type Balancer struct {
 	stale    bool // the kernel's state is not known to be ours: look before the next change
 	links    []string
 	locals   []netip.Addr // the node's addresses on its LANs
-	wanted   []Service    // as last applied, for a rebuild
 	applied  *model       // what the kernel's maps hold, nil if unknown
 
 	announcer *announcer

@@ -176,7 +176,7 @@ func applyTar(ctx context.Context, root string, r io.Reader, b *budget) error {
 			return false, fmt.Errorf("too many bytes when unpacked: %w", ErrTooLarge)
 		}
 		switch h.Typeflag {
-		case tar.TypeReg, tar.TypeRegA: //nolint:staticcheck // old archives have TypeRegA
+		case tar.TypeReg: // the reader turns the older TypeRegA into it
 			b.bytes -= h.Size
 		case tar.TypeBlock, tar.TypeChar:
 			return false, nil

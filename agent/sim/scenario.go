@@ -255,8 +255,8 @@ func (p *player) node(word string) (string, error) {
 // where a service runs in fact: where its address is answered, else where its containers are.
 func (p *player) where(service string) []string {
 	var out []string
-	for _, a := range p.services[service].Floating {
-		if o := p.sim.Owner(a); o != "" {
+	if addrs := p.services[service].Floating; len(addrs) > 0 {
+		if o := p.sim.Owner(addrs[0]); o != "" {
 			return []string{o}
 		}
 		return nil

@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/net/http2"
 	"golang.org/x/net/proxy"
 
 	"github.com/skein-os/skein/agent/api"
@@ -145,9 +144,7 @@ func (c clusterContext) client() (*api.Client, error) {
 		ForceAttemptHTTP2:   true,
 	}
 	// A node that loses power sends no reset: pings find out, or a follower of events would wait for ever.
-	if h2, err := http2.ConfigureTransports(transport); err == nil {
-		h2.ReadIdleTimeout, h2.PingTimeout = 2*time.Second, 2*time.Second
-	}
+	transport.HTTP2 = &http.HTTP2Config{SendPingTimeout: 2 * time.Second, PingTimeout: 2 * time.Second}
 	client := &api.Client{HTTP: &http.Client{Transport: transport}, AttemptTimeout: 5 * time.Second}
 	for _, e := range c.Endpoints {
 		client.Endpoints = append(client.Endpoints, "https://"+e)
