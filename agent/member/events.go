@@ -45,13 +45,15 @@ type linkState struct {
 }
 
 // Events returns what changed since the last call. Links of a peer that is not alive are not judged:
-// a dead node has no bad links.
+// a dead node has no bad links. Nor are they while all of several are bad at once: then the peer is slow,
+// not its cables.
 func (c *Core) Events(now time.Duration) []LinkEvent {
 	c.wake(now)
 	var out []LinkEvent
 	for _, p := range c.peers {
-		alive := c.alive(now, p) && p.ever
-		for _, l := range c.linkViews(now, p) {
+		views := c.linkViews(now, p)
+		alive := c.alive(now, p) && p.ever && (len(views) == 1 || anyGood(views))
+		for _, l := range views {
 			st := p.evs[l.Link]
 			if st == nil {
 				st = &linkState{reported: LinkBack, seen: LinkBack, since: now}
@@ -80,6 +82,15 @@ func (c *Core) Events(now time.Duration) []LinkEvent {
 		}
 	}
 	return out
+}
+
+func anyGood(views []LinkView) bool {
+	for _, l := range views {
+		if l.Receiving && l.Sending {
+			return true
+		}
+	}
+	return false
 }
 
 func (st *linkState) judge(l LinkView) LinkKind {
