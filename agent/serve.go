@@ -305,11 +305,15 @@ func (p *parts) lookup(service, stack string) (addrs []netip.Addr, exists bool) 
 func (p *parts) fetchImages(ctx context.Context) {
 	retry := time.NewTicker(5 * time.Second) // an image whose holder was down is asked for again
 	defer retry.Stop()
+	warm := false
 	for {
 		for _, im := range p.state.Load().Images {
 			ictx, cancel := context.WithTimeout(ctx, time.Minute)
 			if err := (ensurer{p}).ensure(ictx, im); err != nil && ctx.Err() == nil {
 				p.a.log.Warn("image is not here yet", "image", im.Ref, "err", err)
+			} else if !warm && err == nil {
+				warm = true
+				p.warmUp(ctx, im)
 			}
 			cancel()
 		}

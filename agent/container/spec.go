@@ -164,7 +164,11 @@ func mounts(in specInput) ([]specs.Mount, error) {
 		if err := checkTarget(f.Target); err != nil {
 			return nil, fmt.Errorf("config %q: %w", f.Target, err)
 		}
-		out = append(out, bind(in.files[i], path.Clean(f.Target)))
+		m := bind(in.files[i], path.Clean(f.Target))
+		if f.Mode&0o111 != 0 { // a script, as Compose files have them for an entrypoint
+			m.Options = slices.DeleteFunc(m.Options, func(o string) bool { return o == "noexec" })
+		}
+		out = append(out, m)
 	}
 	return out, nil
 }
