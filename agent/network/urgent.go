@@ -18,7 +18,7 @@ const urgency = -15
 // It is not real-time priority on purpose. Go's runtime waits for another thread here and there by spinning
 // with sched_yield, which a SCHED_FIFO thread does for nobody below it: on a machine with one processor
 // such a thread then spins until the kernel throttles it, 0.95 s in every second. Seen as heartbeats that
-// were held up for a little over a second, a few times an hour, and as nodes given up for that.
+// were held up for a little over a second, several times a minute under load, and as nodes given up for that.
 func Urgent() (undo func(), err error) {
 	runtime.LockOSThread()
 	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, urgency); err != nil {
