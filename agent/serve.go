@@ -26,7 +26,15 @@ import (
 	"github.com/skein-os/skein/agent/workload"
 )
 
-// member node's parts, connected. Everything that is told to the brain goes through loop.
+// More patience than member's defaults: etcd, TLS and containers share the processor with the heartbeats,
+// and on a single busy one they hold them up for some 200 ms now and then. A false suspicion costs more than
+// the 0.2 s that this adds to a takeover.
+const (
+	silent = 600 * time.Millisecond
+	lease  = time.Second
+)
+
+// parts are a member's parts, connected. Everything that is told to the brain goes through loop.
 type parts struct {
 	a        *Agent
 	m        *membership
@@ -69,6 +77,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	self := m.Node
 	self.BootID, self.Links = a.id.BootID, a.links.List()
 	cfg := member.DefaultConfig()
+	cfg.Silent, cfg.Lease = silent, lease
 	cfg.ClusterID, cfg.Key = m.Meta.ID, m.HeartbeatKey
 	brain := node.New(self, node.Config{Member: cfg}, &world{parts: p, ctx: ctx})
 	brain.Ledger(first, p.store.Leader())
