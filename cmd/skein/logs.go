@@ -20,15 +20,7 @@ func logsCommand() *cobra.Command {
 		Use: "logs SERVICE|INSTANCE", Short: "Print what a service writes", Args: cobra.ExactArgs(1),
 		Example: "  skein logs demo/web\n  skein logs -f --tail 10 web",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := client(cmd)
-			if err != nil {
-				return err
-			}
-			st, err := c.Status(cmd.Context())
-			if err != nil {
-				return err
-			}
-			instances, err := findInstances(st, args[0])
+			c, instances, err := instancesOf(cmd, args[0])
 			if err != nil {
 				return err
 			}
@@ -38,6 +30,20 @@ func logsCommand() *cobra.Command {
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on printing what comes")
 	cmd.Flags().IntVar(&tail, "tail", -1, "only the last N lines of what is kept")
 	return cmd
+}
+
+// instancesOf finds what the user named, and the client to ask it with.
+func instancesOf(cmd *cobra.Command, name string) (*api.Client, []api.InstanceStatus, error) {
+	c, err := client(cmd)
+	if err != nil {
+		return nil, nil, err
+	}
+	st, err := c.Status(cmd.Context())
+	if err != nil {
+		return nil, nil, err
+	}
+	instances, err := findInstances(st, name)
+	return c, instances, err
 }
 
 // printLogs prints the lines of several instances as they come, each with its instance if there is more
@@ -71,15 +77,7 @@ func execCommand() *cobra.Command {
 		Use: "exec SERVICE|INSTANCE -- COMMAND...", Short: "Run a command in a container", Args: cobra.MinimumNArgs(2),
 		Example: "  skein exec web -- cat /etc/hostname\n  echo hello | skein exec -i demo/web -- cat",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := client(cmd)
-			if err != nil {
-				return err
-			}
-			st, err := c.Status(cmd.Context())
-			if err != nil {
-				return err
-			}
-			instances, err := findInstances(st, args[0])
+			c, instances, err := instancesOf(cmd, args[0])
 			if err != nil {
 				return err
 			}
