@@ -15,6 +15,7 @@ import (
 	"github.com/skein-os/skein/agent/cluster"
 	"github.com/skein-os/skein/agent/member"
 	"github.com/skein-os/skein/agent/node"
+	"github.com/skein-os/skein/agent/plan"
 )
 
 // backend is what the API serves: this node.
@@ -50,47 +51,41 @@ func residentBytes(pid string) int64 {
 // askTimeout bounds a question to the brain; a loop that takes longer is not well.
 const askTimeout = time.Second
 
-func (b *backend) Pending(stack, service string) []string {
+func (b *backend) Observe() api.Observation {
 	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
 	defer cancel()
-	out := make(chan []string, 1)
-	if err := b.a.loop.ask(ctx, func(br *node.Brain) { out <- br.Explain(stack, service) }); err != nil {
-		return nil
+	type answer struct {
+		view    member.View
+		pending []plan.Pending
 	}
-	return <-out
-}
-
-// Link finds how a peer's port is heard: links of the two nodes belong together if they are on the same
-// subnet.
-func (b *backend) Link(name, link string) (string, int) {
-	n := b.State().Node(name)
-	if n == nil || name == b.a.id.Name {
-		return "unknown", 0
+	got := make(chan answer, 1)
+	if err := b.a.loop.ask(ctx, func(br *node.Brain) { got <- answer{br.View(), br.Pending()} }); err != nil {
+		return api.Observation{}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
-	defer cancel()
-	got := make(chan member.View, 1)
-	if err := b.a.loop.ask(ctx, func(br *node.Brain) { got <- br.View() }); err != nil {
-		return "unknown", 0
+	seen := <-got
+	out := api.Observation{Links: map[api.PeerLink]api.LinkStatus{}, Pending: map[string][]string{}}
+	for _, p := range seen.pending {
+		name := p.Stack + "/" + p.Service
+		out.Pending[name] = append(out.Pending[name], p.String())
 	}
-	view := <-got
-	for _, theirs := range n.Links {
-		if theirs.Name != link {
+	st, own := b.State(), b.a.links.List()
+	for i := range seen.view.Peers {
+		peer := &seen.view.Peers[i]
+		n := st.Node(peer.Name)
+		if n == nil {
 			continue
 		}
-		own := sameSubnet(b.a.links.List(), theirs.Addr)
-		for i := range view.Peers {
-			if view.Peers[i].Name != name || own == nil {
-				continue
-			}
-			for _, l := range view.Peers[i].Links {
-				if l.Link == own.Name {
-					return linkState(l), l.LossPercent
+		// Links of the two nodes belong together if they are on the same subnet.
+		for _, theirs := range n.Links {
+			ours := sameSubnet(own, theirs.Addr)
+			for _, l := range peer.Links {
+				if ours != nil && l.Link == ours.Name {
+					out.Links[api.PeerLink{Node: n.Name, Link: theirs.Name}] = api.LinkStatus{State: linkState(l), LossPercent: l.LossPercent}
 				}
 			}
 		}
 	}
-	return "unknown", 0
+	return out
 }
 
 func linkState(l member.LinkView) string {

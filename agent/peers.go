@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"strconv"
 	"time"
 
 	"github.com/skein-os/skein/agent/cluster"
@@ -38,8 +37,7 @@ func newPeers(m *membership) (*peers, error) {
 }
 
 func (p *peers) url(n *cluster.Node) string {
-	a := netip.AddrPortFrom(p.network.NodeAddr(n.Number), cluster.PortAPI)
-	return "https://" + net.JoinHostPort(a.Addr().String(), strconv.Itoa(int(a.Port())))
+	return "https://" + netip.AddrPortFrom(p.network.NodeAddr(n.Number), cluster.PortAPI).String()
 }
 
 // fetcher gets blobs of images from a node.

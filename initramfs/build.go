@@ -17,6 +17,7 @@ import (
 
 	"github.com/skein-os/skein/initramfs/debian"
 	"github.com/skein-os/skein/initramfs/kernel"
+	"github.com/skein-os/skein/initramfs/tree"
 )
 
 // Format names a set of output files.
@@ -150,7 +151,7 @@ func writeOut(ctx context.Context, o Options, c *content, archive []byte, m *Man
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		if err := replaceFile(filepath.Join(o.Out, name), data); err != nil {
+		if err := tree.ReplaceFile(filepath.Join(o.Out, name), data); err != nil {
 			return err
 		}
 		m.Files = append(m.Files, FileEntry{Name: name, Size: int64(len(data)), SHA256: sum(data)})
@@ -159,7 +160,7 @@ func writeOut(ctx context.Context, o Options, c *content, archive []byte, m *Man
 	if err != nil {
 		return err
 	}
-	return replaceFile(filepath.Join(o.Out, ManifestName), data)
+	return tree.ReplaceFile(filepath.Join(o.Out, ManifestName), data)
 }
 
 func outputNames(formats []Format) []string {
@@ -171,23 +172,6 @@ func outputNames(formats []Format) []string {
 		names = append(names, VmlinuxName, LZ4Name)
 	}
 	return names
-}
-
-// replaceFile never leaves half a file under its final name.
-func replaceFile(name string, data []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(name), ".build-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	if _, err := tmp.Write(data); err != nil {
-		tmp.Close()
-		return err
-	}
-	if err := errors.Join(tmp.Chmod(0o644), tmp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), name)
 }
 
 // inputSum is over all that decides the output.

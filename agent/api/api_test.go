@@ -25,13 +25,12 @@ type memory struct {
 	peer      http.Handler
 }
 
-func (m *memory) Self() string                   { return m.self }
-func (m *memory) State() *cluster.State          { return &m.state }
-func (m *memory) Coordinator() string            { return "n1" }
-func (m *memory) Link(_, _ string) (string, int) { return "up", 0 }
-func (m *memory) Pending(_, _ string) []string   { return nil }
-func (m *memory) Memory() Memory                 { return Memory{} }
-func (m *memory) Reboot(string)                  {}
+func (m *memory) Self() string          { return m.self }
+func (m *memory) State() *cluster.State { return &m.state }
+func (m *memory) Coordinator() string   { return "n1" }
+func (m *memory) Observe() Observation  { return Observation{} }
+func (m *memory) Memory() Memory        { return Memory{} }
+func (m *memory) Reboot(string)         {}
 func (m *memory) Commit(_ context.Context, t cluster.Txn) (bool, error) {
 	if m.refuse {
 		return false, nil

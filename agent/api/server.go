@@ -21,12 +21,11 @@ type Backend interface {
 	State() *cluster.State
 	// Coordinator is the node that decides now, empty if there is none.
 	Coordinator() string
-	// Link tells how this node hears a port of a peer.
-	Link(node, link string) (state string, lossPercent int)
+	// Observe is what this node knows beyond the ledger. It costs a plan on the goroutine that also sends
+	// the heartbeats: ask once for an answer.
+	Observe() Observation
 	// Memory is what Skein takes on this node.
 	Memory() Memory
-	// Pending tells why instances of a service are missing, in sentences.
-	Pending(stack, service string) []string
 
 	Commit(ctx context.Context, t cluster.Txn) (ok bool, err error)
 	Events(ctx context.Context, after uint64, follow bool, fn func(cluster.Event) error) error
@@ -46,6 +45,18 @@ type Backend interface {
 	// Reboot and PowerOff act on this node; they return at once.
 	Reboot(reason string)
 }
+
+// Observation is how one node sees the cluster at one moment.
+type Observation struct {
+	// Links tells how ports of peers are heard, by node and name of the port; those that are missing are
+	// not known.
+	Links map[PeerLink]LinkStatus
+	// Pending tells why instances are missing, in sentences, by the full name of their service.
+	Pending map[string][]string
+}
+
+// PeerLink names a port of another node.
+type PeerLink struct{ Node, Link string }
 
 // Roles of a caller, taken from its certificate.
 const (

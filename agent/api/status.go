@@ -29,8 +29,9 @@ func (s *Server) Status() Status {
 	if out.Coordinator == "" {
 		out.Problems = append(out.Problems, "no coordinator: fewer than half of the voters answer; what runs goes on, nothing new can start")
 	}
+	seen := s.backend.Observe()
 	for i := range st.Nodes {
-		out.Nodes = append(out.Nodes, s.nodeStatus(st, &st.Nodes[i]))
+		out.Nodes = append(out.Nodes, nodeStatus(st, &st.Nodes[i], seen))
 		if n := &st.Nodes[i]; n.State == cluster.NodeLost || n.State == cluster.NodeJoining {
 			out.Problems = append(out.Problems, fmt.Sprintf("node %s is %s: %s", n.Name, n.State, n.Reason))
 		}
@@ -39,7 +40,7 @@ func (s *Server) Status() Status {
 		out.Problems = append(out.Problems, fmt.Sprintf("the ledger has %d of %d voters: until the next one has its copy complete, the loss of one more stops all decisions", have, want))
 	}
 	for i := range st.Services {
-		ss := s.serviceStatus(st, &st.Services[i])
+		ss := serviceStatus(st, &st.Services[i], seen)
 		if ss.Running < ss.Wanted {
 			out.Problems = append(out.Problems, fmt.Sprintf("service %s/%s: %d of %d running", ss.Stack, ss.Name, ss.Running, ss.Wanted))
 		}
@@ -69,7 +70,7 @@ func voters(st *cluster.State) (have, want int) {
 	return have, want
 }
 
-func (s *Server) nodeStatus(st *cluster.State, n *cluster.Node) NodeStatus {
+func nodeStatus(st *cluster.State, n *cluster.Node, seen Observation) NodeStatus {
 	ns := NodeStatus{
 		Name: n.Name, State: n.State, Reason: n.Reason, Address: st.Meta.Network.NodeAddr(n.Number),
 		Addresses: []string{}, Links: []LinkStatus{}, Epoch: n.Epoch, BootID: n.BootID, Voter: n.Voter,
@@ -77,8 +78,12 @@ func (s *Server) nodeStatus(st *cluster.State, n *cluster.Node) NodeStatus {
 	}
 	for _, l := range n.Links {
 		ns.Addresses = append(ns.Addresses, l.Addr.Addr().String())
-		state, loss := s.backend.Link(n.Name, l.Name)
-		ns.Links = append(ns.Links, LinkStatus{Name: l.Name, Address: l.Addr.String(), State: state, LossPercent: loss})
+		link, known := seen.Links[PeerLink{n.Name, l.Name}]
+		if !known {
+			link.State = "unknown"
+		}
+		link.Name, link.Address = l.Name, l.Addr.String()
+		ns.Links = append(ns.Links, link)
 	}
 	for i := range st.Instances {
 		if in := &st.Instances[i]; in.Node == n.Name && in.BootID == n.BootID {
@@ -88,11 +93,11 @@ func (s *Server) nodeStatus(st *cluster.State, n *cluster.Node) NodeStatus {
 	return ns
 }
 
-func (s *Server) serviceStatus(st *cluster.State, svc *cluster.Service) ServiceStatus {
+func serviceStatus(st *cluster.State, svc *cluster.Service, seen Observation) ServiceStatus {
 	ss := ServiceStatus{
 		Stack: svc.Stack, Name: svc.Name, Mode: svc.Mode, Safety: svc.Safety, Image: svc.Image,
 		Wanted: wanted(st, svc), Addresses: []string{}, Instances: []InstanceStatus{},
-		Pending: s.backend.Pending(svc.Stack, svc.Name),
+		Pending: seen.Pending[svc.FullName()],
 	}
 	for _, a := range svc.Floating {
 		if len(svc.Ports) == 0 {

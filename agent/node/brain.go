@@ -200,17 +200,6 @@ func (b *Brain) Pending() []plan.Pending {
 	return plan.Plan(b.snapshot(b.world.Now())).Pending
 }
 
-// Explain is Pending for one service, in sentences.
-func (b *Brain) Explain(stack, service string) []string {
-	var out []string
-	for _, p := range b.Pending() {
-		if p.Stack == stack && p.Service == service {
-			out = append(out, p.String())
-		}
-	}
-	return out
-}
-
 // commit starts a transaction; its events get their writer and time here.
 func (b *Brain) commit(t cluster.Txn, done func(ok bool, err error)) {
 	t.Events = slices.Clone(t.Events)

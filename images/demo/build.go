@@ -240,22 +240,10 @@ func archive(files map[string][]byte) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// replaceFile never leaves half a file under its final name, and leaves an equal file alone.
+// replaceFile leaves an equal file alone.
 func replaceFile(name string, data []byte) error {
 	if old, err := os.ReadFile(name); err == nil && bytes.Equal(old, data) {
 		return nil
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(name), ".build-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	if _, err := tmp.Write(data); err != nil {
-		tmp.Close()
-		return err
-	}
-	if err := errors.Join(tmp.Chmod(0o644), tmp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), name)
+	return tree.ReplaceFile(name, data)
 }
