@@ -63,8 +63,11 @@ func (s *Images) Prepare(ctx context.Context, digest string) (Root, error) {
 			}
 			return u.root, u.err
 		}
-		if u.err = s.unpackTo(ctx, digest, s.path("roots", h)); u.err == nil {
-			u.root, u.err = s.prepared(digest, h)
+		// Whoever was at it between our look and our turn may have finished.
+		if u.root, u.err = s.prepared(digest, h); errors.Is(u.err, fs.ErrNotExist) {
+			if u.err = s.unpackTo(ctx, digest, s.path("roots", h)); u.err == nil {
+				u.root, u.err = s.prepared(digest, h)
+			}
 		}
 		s.mu.Lock()
 		delete(s.unpacks, digest)
