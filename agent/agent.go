@@ -77,6 +77,9 @@ func (a *Agent) run(ctx context.Context) error {
 	if err := os.MkdirAll(a.opts.RunDir, 0o711); err != nil {
 		return fmt.Errorf("folder for the agent's state: %w", err)
 	}
+	if err := network.CalmRuntime(); err != nil {
+		a.log.Warn("the agent wakes more often than it needs to", "err", err)
+	}
 	if err := network.LockMemory(); err != nil {
 		a.log.Warn("heartbeats may wait for memory", "err", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -59,7 +60,7 @@ func (c *crun) run(ctx context.Context, id, bundle, log string) (pid int, err er
 	}
 	cmd := c.command(ctx, errs.Name(), append(args, id)...)
 	cmd.Stdout, cmd.Stderr = out, out
-	if err := cmd.Run(); err != nil {
+	if err := runPrecise(cmd); err != nil {
 		return 0, errs.explain("crun run", err)
 	}
 	data, err := os.ReadFile(pidFile)
@@ -70,6 +71,20 @@ func (c *crun) run(ctx context.Context, id, bundle, log string) (pid int, err er
 		return 0, fmt.Errorf("crun wrote %q into %s, which is not a process id", data, pidFile)
 	}
 	return pid, nil
+}
+
+// defaultSlack is the kernel's usual imprecision of timers, ns.
+const defaultSlack = 50_000
+
+// runPrecise runs a command whose processes have the kernel's usual precision of timers. They inherit it
+// from the thread that starts them, and some of the agent's threads are imprecise (network.CalmRuntime).
+func runPrecise(cmd *exec.Cmd) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, defaultSlack, 0, 0, 0); err != nil {
+		return fmt.Errorf("set the precision of timers: %w", err)
+	}
+	return cmd.Run()
 }
 
 // remove kills and removes whatever is left of a container; it is no error if that is nothing.
