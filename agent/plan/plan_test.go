@@ -361,6 +361,36 @@ func FuzzConstraint(f *testing.F) {
 	})
 }
 
+// TestEndedHoldsNoAddress: an instance that failed and whose node was then lost does not get back the address
+// that another service was given meanwhile.
+func TestEndedHoldsNoAddress(t *testing.T) {
+	b := newBench(2)
+	floating := func(s *cluster.Service) { s.Floating = []netip.Addr{netip.MustParseAddr("10.77.9.10")} }
+	b.put(service("b", 1, floating))
+	b.step(t)
+	b.put(service("a", 1, floating))
+	b.step(t)
+	first := b.State().Instances[0]
+	if len(b.State().Instances) != 1 {
+		t.Fatalf("got %d instances, want that of b alone: the address is taken", len(b.State().Instances))
+	}
+	b.put(cluster.Status{ID: first.ID, Node: first.Node, State: cluster.InstanceFailed})
+	b.step(t)
+	b.node(first.Node, func(n *cluster.Node) { n.State = cluster.NodeLost })
+	for range 5 {
+		b.step(t)
+	}
+	holders := 0
+	for _, in := range b.State().Instances {
+		if st := b.State().Status(in.ID); st == nil || !st.State.Ended() {
+			holders++
+		}
+	}
+	if holders != 1 {
+		t.Errorf("got %d claims of one address, want 1: %+v", holders, b.State().Instances)
+	}
+}
+
 // TestAlways plays random histories and looks at each step for what must always be so.
 func TestAlways(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
