@@ -264,6 +264,7 @@ func TestClusterLosesMachinesAndCarriesOn(t *testing.T) {
 		}
 	}
 	l.grow()
+	l.refuse()
 	l.badInput()
 }
 
@@ -293,6 +294,30 @@ func (l *labTest) grow() {
 	l.run("node", "drain", "n4")
 	l.run("node", "remove", "n4")
 	l.await("n4 gone", func(st api.Status) bool { return nodeOf(st, "n4") == nil })
+	l.run("lab", "power", "off", "n4")
+}
+
+// refuse starts a machine with another token than the cluster's: it says what is wrong, and nothing happens.
+func (l *labTest) refuse() {
+	l.t.Helper()
+	l.run("lab", "add", "--token", strings.Repeat("0badcafe", 8))
+	const want = "its join token is another one"
+	deadline := time.Now().Add(3 * time.Minute)
+	for {
+		out, err := l.try(time.Minute, "lab", "console", "n5")
+		if strings.Contains(out, want) {
+			break
+		}
+		if time.Now().After(deadline) {
+			l.t.Fatalf("the console of a machine with a wrong token does not say %q (%v):\n%s", want, err, tail([]byte(out), 3000))
+		}
+		time.Sleep(200 * time.Millisecond) // between two looks; what is awaited is the line
+	}
+	st := l.await("healthy beside a stranger", func(st api.Status) bool { return st.Healthy })
+	if n := nodeOf(st, "n5"); n != nil {
+		l.t.Errorf("a machine with a wrong token is in the cluster: %+v", n)
+	}
+	l.run("lab", "power", "off", "n5")
 }
 
 // badInput: mistakes end in a clear error and a system that goes on.

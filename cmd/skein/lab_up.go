@@ -201,9 +201,10 @@ func labDialer(hostPort string) (func(ctx context.Context, network, addr string)
 }
 
 func labAddCommand() *cobra.Command {
-	return &cobra.Command{
+	var token string
+	cmd := &cobra.Command{
 		Use: "add", Short: "Add a machine that joins the cluster", Args: cobra.NoArgs,
-		Example: "  skein lab add",
+		Example: "  skein lab add\n  skein lab add --token $(openssl rand -hex 32)   # a stranger: watch it being refused",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			dir, err := labDir(cmd)
 			if err != nil {
@@ -217,6 +218,9 @@ func labAddCommand() *cobra.Command {
 			c, err := readLabCluster(dir)
 			if err != nil {
 				return err
+			}
+			if token != "" {
+				c.Token = token
 			}
 			used := map[string]bool{}
 			for _, m := range st.Machines {
@@ -245,6 +249,8 @@ func labAddCommand() *cobra.Command {
 			return nil
 		},
 	}
+	cmd.Flags().StringVar(&token, "token", "", "the join token to give it, 64 hexadecimal digits (default: the lab's)")
+	return cmd
 }
 
 // steps prints what is being done, with the time since the start, and on a terminal keeps that time
