@@ -31,6 +31,7 @@ func (m *memory) Coordinator() string   { return "n1" }
 func (m *memory) Observe() Observation  { return Observation{} }
 func (m *memory) Memory() Memory        { return Memory{} }
 func (m *memory) Reboot(string)         {}
+func (m *memory) RestartAgent(string)   {}
 func (m *memory) Commit(_ context.Context, t cluster.Txn) (bool, error) {
 	if m.refuse {
 		return false, nil

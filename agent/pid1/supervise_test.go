@@ -36,6 +36,12 @@ type fakeWorld struct {
 	unmount  chan struct{} // closed: unmounting does not hang
 	log      []string
 	startErr error
+	wills    []sentWill
+}
+
+type sentWill struct {
+	at   time.Duration
+	text string // the first payload
 }
 
 type fakeAgent struct {
@@ -138,6 +144,15 @@ func (w *fakeWorld) FeedWatchdog() error {
 	w.outcomes.fedAt = time.Since(w.boot)
 	return nil
 }
+
+func (w *fakeWorld) SendWill(will control.Will) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.wills = append(w.wills, sentWill{time.Since(w.boot), string(will.Links[0].Payload)})
+	return nil
+}
+
+func (w *fakeWorld) sent() []sentWill { w.mu.Lock(); defer w.mu.Unlock(); return slices.Clone(w.wills) }
 
 func (w *fakeWorld) Unmount() {
 	if w.unmount != nil {
@@ -301,7 +316,7 @@ func TestCrashLoopEndsInReset(t *testing.T) {
 		if got, want := w.outcome().fedAt, 30*time.Second; got > want {
 			t.Errorf("watchdog last fed at %s, want not after %s", got, want)
 		}
-		// 0.1+0.2+...+6.4 = 12.7 s, then 10 s each until the watchdog's own time comes.
+		// 0+0.1+0.2+...+6.4 = 12.7 s, then 10 s each until the watchdog's own time comes.
 		if starts < 8 || starts > 11 {
 			t.Errorf("got %d restarts, want them to back off", starts)
 		}

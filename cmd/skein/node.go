@@ -51,6 +51,9 @@ func nodeCommand() *cobra.Command {
 		nodeAction("reboot", "Reboot a node in an orderly way", func(ctx context.Context, c *api.Client, node string) error {
 			return c.NodeAction(ctx, node, "reboot")
 		}),
+		nodeAction("restart-agent", "Restart the cluster part of a node; its services go on", func(ctx context.Context, c *api.Client, node string) error {
+			return c.NodeAction(ctx, node, "restart-agent")
+		}),
 	)
 	return cmd
 }
