@@ -13,7 +13,7 @@ import (
 
 func nodeCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "node", Short: "Nodes of the cluster",
-		Example: "  skein node ls\n  skein node drain n2\n  skein node remove n2"}
+		Example: "  skein node ls\n  skein node drain n2\n  skein node remove n2\n  skein node restart-agent n2"}
 	ls := &cobra.Command{
 		Use: "ls", Short: "List nodes", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
