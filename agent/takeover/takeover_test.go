@@ -72,7 +72,9 @@ func TestSteps(t *testing.T) {
 
 func TestResume(t *testing.T) {
 	after := &cluster.Owner{Node: "n1"}
-	status := func(node string, s cluster.InstanceState) *cluster.Status { return &cluster.Status{Node: node, State: s} }
+	status := func(node string, s cluster.InstanceState) *cluster.Status {
+		return &cluster.Status{Node: node, State: s}
+	}
 	for _, tt := range []struct {
 		name   string
 		safety cluster.Safety
