@@ -218,8 +218,16 @@ func (p *parts) firstState(ctx context.Context) (*cluster.State, error) {
 
 // watch brings each new state of the ledger to the brain and to who follows.
 func (p *parts) watch(ctx context.Context) {
+	var voters []string // as remembered for the next agent, which must find the ledger where it is then
 	err := p.store.Watch(ctx, func(st *cluster.State, leader bool) error {
 		p.state.Store(st)
+		if now := slices.Sorted(slices.Values(p.store.Endpoints())); len(now) > 0 && !slices.Equal(now, voters) {
+			if err := p.a.remember(p.m); err != nil {
+				p.a.log.Warn("an agent that is restarted may not find the ledger", "err", err)
+			} else {
+				voters = now
+			}
+		}
 		p.a.loop.must(ctx, func(b *node.Brain) { b.Ledger(st, leader) })
 		wake(p.publishing)
 		wake(p.fetching)
