@@ -48,7 +48,7 @@ type parts struct {
 
 	state atomic.Pointer[cluster.State]
 	// publishing and fetching wake who follows the ledger besides the brain; each holds one wake-up.
-	publishing, fetching chan struct{}
+	publishing, fetching, warming chan struct{}
 	// events waits for room in the ledger; what does not fit is lost, and only tells of links.
 	events chan cluster.Event
 	// wills are on their way to PID 1; only the newest counts.
@@ -63,7 +63,7 @@ type parts struct {
 func (a *Agent) serve(ctx context.Context, m *membership) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	p := &parts{a: a, m: m, store: m.store, publishing: make(chan struct{}, 1), fetching: make(chan struct{}, 1), events: make(chan cluster.Event, 256),
+	p := &parts{a: a, m: m, store: m.store, publishing: make(chan struct{}, 1), fetching: make(chan struct{}, 1), warming: make(chan struct{}, 1), events: make(chan cluster.Event, 256),
 		wills: make(chan control.Will, 1),
 		local: map[string]cluster.Status{}}
 	defer p.store.Close()
@@ -116,6 +116,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	run(p.store.Keep)
 	run(p.publish)
 	run(p.fetchImages)
+	run(p.keepWarm)
 	run(p.writeEvents)
 	run(p.leaveWills)
 	run(p.keepLinks)
@@ -231,6 +232,7 @@ func (p *parts) watch(ctx context.Context) {
 		p.a.loop.must(ctx, func(b *node.Brain) { b.Ledger(st, leader) })
 		wake(p.publishing)
 		wake(p.fetching)
+		wake(p.warming)
 		return nil
 	})
 	if err != nil && ctx.Err() == nil {
@@ -330,15 +332,13 @@ func (p *parts) lookup(service, stack string) (addrs []netip.Addr, exists bool) 
 func (p *parts) fetchImages(ctx context.Context) {
 	retry := time.NewTicker(5 * time.Second) // an image whose holder was down is asked for again
 	defer retry.Stop()
-	warm := false
 	for {
 		for _, im := range p.state.Load().Images {
 			ictx, cancel := context.WithTimeout(ctx, time.Minute)
 			if err := (ensurer{p}).ensure(ictx, im); err != nil && ctx.Err() == nil {
 				p.a.log.Warn("image is not here yet", "image", im.Ref, "err", err)
-			} else if !warm && err == nil {
-				warm = true
-				p.warmUp(ctx, im)
+			} else if err == nil {
+				wake(p.warming)
 			}
 			cancel()
 		}

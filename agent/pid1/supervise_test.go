@@ -51,15 +51,15 @@ type fakeAgent struct {
 	raw net.Conn
 }
 
-// die ends the agent as the kernel would.
-func (a *fakeAgent) die(sig syscall.Signal) {
+// die ends the agent as the kernel would; others end before a new one can be there.
+func (a *fakeAgent) die(sig syscall.Signal, others ...Ended) {
 	a.raw.Close()
 	a.world.mu.Lock()
 	if a.world.current == a {
 		a.world.current = nil
 	}
 	a.world.mu.Unlock()
-	a.world.end(Ended{PID: a.pid, Signal: sig})
+	a.world.end(append([]Ended{{PID: a.pid, Signal: sig}}, others...)...)
 }
 
 // replay reads up to Replayed.
@@ -77,9 +77,9 @@ func (a *fakeAgent) replay(t *testing.T) (pids []int) {
 	}
 }
 
-func (w *fakeWorld) end(e Ended) {
+func (w *fakeWorld) end(e ...Ended) {
 	w.mu.Lock()
-	w.zombies = append(w.zombies, e)
+	w.zombies = append(w.zombies, e...)
 	w.mu.Unlock()
 	w.signals <- syscall.SIGCHLD
 }
@@ -236,8 +236,7 @@ func TestAgentIsRestartedWithReplay(t *testing.T) {
 		if e, err := first.Receive(); err != nil || e.PID != 7 || e.Code != 3 {
 			t.Errorf("got %+v, %v, want exit of 7 with 3", e, err)
 		}
-		first.die(syscall.SIGSEGV)
-		w.end(Ended{PID: 8, Signal: syscall.SIGKILL})
+		first.die(syscall.SIGSEGV, Ended{PID: 8, Signal: syscall.SIGKILL})
 		second := <-w.agents
 		if got, want := second.replay(t), []int{7, 8}; !slices.Equal(got, want) {
 			t.Errorf("second replay: got %v, want %v", got, want)
@@ -250,12 +249,11 @@ func TestAgentIsRestartedWithReplay(t *testing.T) {
 
 func TestReplayKeepsTheLast(t *testing.T) {
 	supervised(t, func(t *testing.T, w *fakeWorld) {
-		(<-w.agents).die(syscall.SIGKILL)
-		w.mu.Lock()
+		var ended []Ended
 		for pid := range control.History + 10 {
-			w.zombies = append(w.zombies, Ended{PID: 1000 + pid})
+			ended = append(ended, Ended{PID: 1000 + pid})
 		}
-		w.mu.Unlock()
+		(<-w.agents).die(syscall.SIGKILL, ended...)
 		got := (<-w.agents).replay(t)
 		if len(got) != control.History || got[0] != 1010 || got[len(got)-1] != 1009+control.History {
 			t.Errorf("got %d exits, %d to %d, want the last %d", len(got), got[0], got[len(got)-1], control.History)
@@ -352,10 +350,11 @@ func TestHungAgentStarvesWatchdog(t *testing.T) {
 
 func TestStartErrorIsTriedAgain(t *testing.T) {
 	supervised(t, func(t *testing.T, w *fakeWorld) {
-		(<-w.agents).die(syscall.SIGKILL)
+		a := <-w.agents
 		w.mu.Lock()
 		w.startErr = errors.New("no memory")
 		w.mu.Unlock()
+		a.die(syscall.SIGKILL)
 		time.Sleep(5 * time.Second)
 		w.mu.Lock()
 		w.startErr = nil
