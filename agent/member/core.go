@@ -82,10 +82,11 @@ type peer struct {
 
 	gasped string
 
-	willSeq    uint64        // of the newest will taken
-	restarting bool          // by that will, and no new agent was heard since
-	patientAt  time.Duration // when the patience began that it has
-	everWilled bool          // patientAt means something
+	willSeq      uint64        // of the newest will taken
+	restarting   bool          // by that will, and no new agent was heard since
+	patientUntil time.Duration // of that restart
+	patience     time.Duration // what is left of the budget that began at budgetAt
+	budgetAt     time.Duration
 
 	gaspSeq   uint64
 	newBoot   string

@@ -77,8 +77,8 @@
 //   - It cannot bring an incarnation back: of one that is refused, gasped or was replaced by a new boot it is
 //     not taken.
 //   - All that it can do is delay the suspicion of a node that is really dead (its power is cut while its
-//     agent restarts), by Patience at most: repetitions do not renew it, and a crash loop gets one Patience
-//     in 30 s. A recorded will is of no use once the boot was heard 3 s later, or has ended, or a newer one
+//     agent restarts), by Patience at most: repetitions do not renew it, and all restarts within 30 s share
+//     one Patience. A recorded will is of no use once the boot was heard 3 s later, or has ended, or a newer one
 //     was taken.
 //
 // The new agent is told from late heartbeats of the old one by its count, which begins anew.

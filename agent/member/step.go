@@ -36,7 +36,7 @@ func (c *Core) Step(now time.Duration, link string, payload []byte) error {
 		return fmt.Errorf("%w: from %s, number %d after %d", ErrStale, p.Name, m.seq, l.seq)
 	}
 	if p.restarting && (m.count <= l.count || newerThanWill(m.seq, p.willSeq)) {
-		p.restarting = false // heard by a new agent, which counts from one
+		p.restarted(now) // a new agent, which counts from one
 	}
 	l.received(m.seq, m.count)
 	l.at, l.heardAt = now, c.awake(now)

@@ -7,8 +7,8 @@ import (
 )
 
 const (
-	// patienceEvery is how often a node gets Config.Patience at most: a crash loop must not keep a node that
-	// does nothing from being given up.
+	// patienceEvery is how often the budget of Config.Patience is renewed, which all restarts in that time
+	// share: a crash loop must not keep a node that does nothing from being given up.
 	patienceEvery = 30 * time.Second
 	// willFresh is how much older than the newest heartbeat a will may be. An agent makes one every second
 	// (WillEvery) and dies within the next; more would let a recording of an old one count.
@@ -61,11 +61,21 @@ func (c *Core) bequeathed(now time.Duration, p *peer, m *message) error {
 	case m.seq <= p.willSeq, newerThanWill(p.newest, m.seq):
 		return fmt.Errorf("%w: old will of %s", ErrStale, p.Name)
 	}
-	p.willSeq, p.restarting = m.seq, true
-	if !p.everWilled || now-p.patientAt >= patienceEvery {
-		p.everWilled, p.patientAt = true, now
+	if p.willSeq == 0 || now-p.budgetAt >= patienceEvery {
+		p.budgetAt, p.patience = now, c.cfg.Patience
+		p.restarting = false
+	}
+	p.willSeq = m.seq
+	if !p.restarting { // or else the new agent died unheard: its restart is the same one
+		p.restarting, p.patientUntil = true, now+p.patience
 	}
 	return nil
+}
+
+// restarted notes that p's new agent is heard: what it did not use of the budget is left for the next time.
+func (p *peer) restarted(now time.Duration) {
+	p.restarting = false
+	p.patience = max(0, min(p.patience, p.patientUntil-now))
 }
 
 // newerThanWill tells that a heartbeat is so much newer than a will that the agent which made the will
@@ -77,7 +87,7 @@ func (c *Core) restartingUntil(p *peer) time.Duration {
 	if !p.restarting || p.gasped != "" || p.newBoot != "" || c.refusing[p.inc] {
 		return 0
 	}
-	return p.patientAt + c.cfg.Patience
+	return p.patientUntil
 }
 
 // suspects tells whether p's silence means anything.

@@ -294,3 +294,26 @@ func TestWillsChangeNoLease(t *testing.T) {
 		t.Errorf("got %d wills taken and %d proofs, want some of both: the histories show nothing", taken, proofs)
 	}
 }
+
+// What a restart did not use of the patience is there for the next one.
+func TestQuickRestartsShareThePatience(t *testing.T) {
+	w := lab(t, 3, 3)
+	n := w.nodes[2]
+	for i := range 5 {
+		n.dead = true
+		w.deliverWill(willOf(w, 2))
+		w.run(1200 * ms)
+		if p := w.view(0).peer("n03"); !w.restarting(0, "n03") || p.ConfirmedSilent != 0 {
+			t.Errorf("restart %d of 1.2 s: got %+v, want it waited for", i+1, p)
+		}
+		n.dead = false
+		w.start(n, 3)
+		w.run(2 * time.Second)
+	}
+	n.dead = true
+	w.deliverWill(willOf(w, 2))
+	w.run(2500 * ms)
+	if p := w.view(0).peer("n03"); w.restarting(0, "n03") || p.ConfirmedSilent != 2 {
+		t.Errorf("restart 6, 6 s of the patience are used and it takes 2.5 s: got %+v, want it suspected", p)
+	}
+}
