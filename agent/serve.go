@@ -21,6 +21,7 @@ import (
 	"github.com/skein-os/skein/agent/member"
 	"github.com/skein-os/skein/agent/network"
 	"github.com/skein-os/skein/agent/node"
+	"github.com/skein-os/skein/agent/pid1/control"
 	"github.com/skein-os/skein/agent/pki"
 	"github.com/skein-os/skein/agent/store"
 	"github.com/skein-os/skein/agent/workload"
@@ -50,6 +51,8 @@ type parts struct {
 	publishing, fetching, warming chan struct{}
 	// events waits for room in the ledger; what does not fit is lost, and only tells of links.
 	events chan cluster.Event
+	// wills are on their way to PID 1; only the newest counts.
+	wills chan control.Will
 
 	mu sync.Mutex
 	// local are the newest statuses of this node's instances, by ID: published before the ledger has them.
@@ -61,6 +64,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	p := &parts{a: a, m: m, store: m.store, publishing: make(chan struct{}, 1), fetching: make(chan struct{}, 1), warming: make(chan struct{}, 1), events: make(chan cluster.Event, 256),
+		wills: make(chan control.Will, 1),
 		local: map[string]cluster.Status{}}
 	defer p.store.Close()
 	p.state.Store(&cluster.State{Meta: m.Meta})
@@ -79,7 +83,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	cfg := member.DefaultConfig()
 	cfg.Silent, cfg.Lease = silent, lease
 	cfg.ClusterID, cfg.Key = m.Meta.ID, m.HeartbeatKey
-	brain := node.New(self, node.Config{Member: cfg}, &world{parts: p, ctx: ctx})
+	brain := node.New(self, node.Config{Member: cfg, Resumed: m.resumed}, &world{parts: p, ctx: ctx})
 	brain.Ledger(first, p.store.Leader())
 
 	go func() {
@@ -101,7 +105,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 
 	run := func(f func(context.Context)) { a.wg.Go(func() { f(ctx) }) }
 	run(func(ctx context.Context) {
-		a.loop.run(ctx, brain, func(err error) { a.log.Warn("heartbeats", "err", err) })
+		a.loop.run(ctx, brain, a.ordered, func(err error) { a.log.Warn("heartbeats", "err", err) })
 	})
 	run(func(ctx context.Context) {
 		if err := p.runner.Run(ctx); err != nil {
@@ -114,11 +118,15 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	run(p.fetchImages)
 	run(p.keepWarm)
 	run(p.writeEvents)
+	run(p.leaveWills)
 	run(p.keepLinks)
 	run(func(ctx context.Context) { admission.Announce(ctx, a.token(), a, p.beacon, a.log) })
 	run(func(ctx context.Context) { p.serveAPI(ctx, listener, serverTLS) })
 	a.log.Info("node is a member", "node", self.Name, "number", self.Number, "epoch", self.Epoch, "cluster", m.Meta.Name)
 	<-ctx.Done()
+	if !a.ordered() && a.opts.Crash != nil {
+		a.opts.Crash(context.Cause(ctx))
+	}
 	if p.store.Leader() {
 		// An orderly stop of the coordinator should not cost the others an election.
 		mctx, done := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
@@ -211,8 +219,16 @@ func (p *parts) firstState(ctx context.Context) (*cluster.State, error) {
 
 // watch brings each new state of the ledger to the brain and to who follows.
 func (p *parts) watch(ctx context.Context) {
+	var voters []string // as remembered for the next agent, which must find the ledger where it is then
 	err := p.store.Watch(ctx, func(st *cluster.State, leader bool) error {
 		p.state.Store(st)
+		if now := slices.Sorted(slices.Values(p.store.Endpoints())); len(now) > 0 && !slices.Equal(now, voters) {
+			if err := p.a.remember(p.m); err != nil {
+				p.a.log.Warn("an agent that is restarted may not find the ledger", "err", err)
+			} else {
+				voters = now
+			}
+		}
 		p.a.loop.must(ctx, func(b *node.Brain) { b.Ledger(st, leader) })
 		wake(p.publishing)
 		wake(p.fetching)

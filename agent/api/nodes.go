@@ -81,6 +81,21 @@ func (s *Server) removeNode(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// restartAgent has a node's agent end, for its PID 1 to start a new one. Services go on.
+func (s *Server) restartAgent(w http.ResponseWriter, r *http.Request) error {
+	n, err := s.node(r)
+	if err != nil {
+		return err
+	}
+	if n.Name != s.backend.Self() {
+		return s.forward(w, r, n)
+	}
+	_, who := s.role(r)
+	w.WriteHeader(http.StatusAccepted)
+	s.backend.RestartAgent("asked by " + who)
+	return nil
+}
+
 func (s *Server) reboot(w http.ResponseWriter, r *http.Request) error {
 	n, err := s.node(r)
 	if err != nil {

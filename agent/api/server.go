@@ -44,6 +44,8 @@ type Backend interface {
 	Peer(node *cluster.Node) (http.RoundTripper, string)
 	// Reboot and PowerOff act on this node; they return at once.
 	Reboot(reason string)
+	// RestartAgent ends this node's agent a moment later; a new one goes on, the services do not notice.
+	RestartAgent(reason string)
 }
 
 // Observation is how one node sees the cluster at one moment.
@@ -53,6 +55,8 @@ type Observation struct {
 	Links map[PeerLink]LinkStatus
 	// Pending tells why instances are missing, in sentences, by the full name of their service.
 	Pending map[string][]string
+	// Restarting are the nodes whose agent has ended and is about to be back.
+	Restarting map[string]bool
 }
 
 // PeerLink names a port of another node.
@@ -94,6 +98,7 @@ func NewServer(b Backend, join http.Handler, role func(*http.Request) (string, s
 	s.handle("POST /v1/nodes/{name}/drain", operator, s.drain)
 	s.handle("POST /v1/nodes/{name}/undrain", operator, s.undrain)
 	s.handle("POST /v1/nodes/{name}/reboot", reader, s.reboot)
+	s.handle("POST /v1/nodes/{name}/restart-agent", reader, s.restartAgent)
 	s.handle("DELETE /v1/nodes/{name}", operator, s.removeNode)
 	// Where a slow agent spends its time, for `go tool pprof`.
 	s.handle("GET /debug/pprof/profile", operator, func(w http.ResponseWriter, r *http.Request) error { pprof.Profile(w, r); return nil })

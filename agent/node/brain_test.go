@@ -28,6 +28,7 @@ type stage struct {
 	routes  []Route
 	commits map[uint64]cluster.Txn
 	events  []cluster.Event
+	wills   int // how often one was left
 	doomed  string
 }
 
@@ -39,6 +40,11 @@ func (s *stage) Send(d member.Datagram) {
 		if strings.HasSuffix(d.To.Addr().String(), name[1:]) && !s.deaf[name] {
 			_ = c.Step(s.now, d.Link, d.Payload)
 		}
+	}
+}
+func (s *stage) Bequeath(will []member.Datagram, _ time.Duration) {
+	if len(will) > 0 {
+		s.wills++
 	}
 }
 func (s *stage) Commit(id uint64, t cluster.Txn) {

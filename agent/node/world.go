@@ -20,6 +20,9 @@ type World interface {
 
 	// Send sends a heartbeat datagram. It may be lost.
 	Send(d member.Datagram)
+	// Bequeath leaves datagrams with whoever outlives this agent, to be sent when it has ended by itself, for
+	// as long as patience (see member.Core.Will). Called about every second; the newest counts.
+	Bequeath(will []member.Datagram, patience time.Duration)
 	// Commit starts a transaction. Its outcome comes back as Brain.Committed(id, ...), always and once;
 	// bound the wait to about 2 s. err means that the outcome is unknown.
 	Commit(id uint64, t cluster.Txn)

@@ -69,3 +69,32 @@ func TestSteps(t *testing.T) {
 		t.Errorf("got %s, want %s", got, Cleared)
 	}
 }
+
+func TestResume(t *testing.T) {
+	after := &cluster.Owner{Node: "n1"}
+	status := func(node string, s cluster.InstanceState) *cluster.Status {
+		return &cluster.Status{Node: node, State: s}
+	}
+	for _, tt := range []struct {
+		name   string
+		safety cluster.Safety
+		after  *cluster.Owner
+		status *cluster.Status
+		want   Step
+	}{
+		{"free slot", cluster.SafetyPower, nil, nil, Cleared},
+		{"nothing reported", cluster.SafetyPower, after, nil, Proving},
+		{"waits for proof", cluster.SafetyPower, after, status("n2", cluster.InstancePending), Proving},
+		{"ran", cluster.SafetyPower, after, status("n2", cluster.InstanceRunning), Cleared},
+		{"was complete", cluster.SafetyPower, after, status("n2", cluster.InstanceComplete), Cleared},
+		{"ran elsewhere", cluster.SafetyPower, after, status("n1", cluster.InstanceRunning), Proving},
+		{"no class named: as for power", "", after, status("n2", cluster.InstanceRunning), Cleared},
+		{"a lease's instance runs before it is cleared", cluster.SafetyLease, after, status("n2", cluster.InstanceRunning), Proving},
+	} {
+		in := &cluster.Instance{Node: "n2", After: tt.after, Spec: cluster.Service{Safety: tt.safety}}
+		tk := Resume(in, tt.status)
+		if got := tk.Step(); got != tt.want {
+			t.Errorf("%s: got %s, want %s", tt.name, got, tt.want)
+		}
+	}
+}

@@ -13,7 +13,7 @@ import (
 
 func nodeCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "node", Short: "Nodes of the cluster",
-		Example: "  skein node ls\n  skein node drain n2\n  skein node remove n2"}
+		Example: "  skein node ls\n  skein node drain n2\n  skein node remove n2\n  skein node restart-agent n2"}
 	ls := &cobra.Command{
 		Use: "ls", Short: "List nodes", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -50,6 +50,9 @@ func nodeCommand() *cobra.Command {
 		}),
 		nodeAction("reboot", "Reboot a node in an orderly way", func(ctx context.Context, c *api.Client, node string) error {
 			return c.NodeAction(ctx, node, "reboot")
+		}),
+		nodeAction("restart-agent", "Restart the cluster part of a node; its services go on", func(ctx context.Context, c *api.Client, node string) error {
+			return c.NodeAction(ctx, node, "restart-agent")
 		}),
 	)
 	return cmd
