@@ -63,7 +63,7 @@ func (b *backend) Observe() api.Observation {
 		return api.Observation{}
 	}
 	seen := <-got
-	out := api.Observation{Links: map[api.PeerLink]api.LinkStatus{}, Pending: map[string][]string{}}
+	out := api.Observation{Links: map[api.PeerLink]api.LinkStatus{}, Pending: map[string][]string{}, Heard: map[string]bool{}}
 	for _, p := range seen.pending {
 		name := p.Stack + "/" + p.Service
 		out.Pending[name] = append(out.Pending[name], p.String())
@@ -74,6 +74,11 @@ func (b *backend) Observe() api.Observation {
 		n := st.Node(peer.Name)
 		if n == nil {
 			continue
+		}
+		for _, l := range peer.Links {
+			if l.Receiving && peer.BootID == n.BootID {
+				out.Heard[n.Name] = true
+			}
 		}
 		// Links of the two nodes belong together if they are on the same subnet.
 		for _, theirs := range n.Links {

@@ -23,12 +23,13 @@ type memory struct {
 	committed []cluster.Txn
 	refuse    bool
 	peer      http.Handler
+	heard     map[string]bool
 }
 
 func (m *memory) Self() string          { return m.self }
 func (m *memory) State() *cluster.State { return &m.state }
 func (m *memory) Coordinator() string   { return "n1" }
-func (m *memory) Observe() Observation  { return Observation{} }
+func (m *memory) Observe() Observation  { return Observation{Heard: m.heard} }
 func (m *memory) Memory() Memory        { return Memory{} }
 func (m *memory) Reboot(string)         {}
 func (m *memory) Commit(_ context.Context, t cluster.Txn) (bool, error) {

@@ -104,3 +104,16 @@ func (s *State) Fence(node string) *Fence {
 	}
 	return nil
 }
+
+// Confirmation is the record of an operator's word that a lost node is off (L4), and the conditions under
+// which it may be written: the node is still lost in the boot that the operator looked at, and nobody has
+// written a record since.
+func Confirmation(st *State, n *Node, operator string, at time.Time) (Fence, []Condition) {
+	rec := Fence{Node: n.Name, BootID: n.BootID, Level: FenceOperator, State: FenceOff, By: operator, Since: at, Changed: at,
+		Text: "operator " + operator + " has confirmed it"}
+	cond := []Condition{{Key: n.Key(), Revision: n.Revision}, {Key: rec.Key()}}
+	if old := st.Fence(n.Name); old != nil {
+		cond[1].Revision = old.Revision
+	}
+	return rec, cond
+}
