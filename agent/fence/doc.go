@@ -4,10 +4,11 @@
 //
 // # What it promises
 //
-//   - Proof is what was read, never what was promised: a Ladder is Off only after the order to switch off
-//     was given and two readings in a row after it said off, Config.Confirm apart, each in time, and the
-//     node's heartbeats were not heard at either. What a controller answers to the order itself counts for
-//     nothing: one that is off already may refuse it.
+//   - Proof is what was read, never what was promised: a Ladder is Proven only after two readings in a row,
+//     Config.Confirm apart, each in time, that said off while the node's heartbeats were not heard. What is
+//     read on is ordered off before that, but what a controller answers to the order counts for nothing.
+//   - A machine that was off already is not touched: somebody may be switching it on. So it is known whether
+//     it is off because of this (Cut), and whoever cut it can switch it on again.
 //   - A timeout is a failure, as is an answer that comes after it. Every attempt, every way and every round
 //     ends: at most Config.Round after it began, whatever the controllers do.
 //   - A controller that takes the order and goes on reading on is said to lie, in those words.

@@ -106,7 +106,7 @@ const (
 	Waiting    Stage = "waiting"    // for the next attempt
 	Looking    Stage = "looking"    // how is the power before anything is done?
 	Cutting    Stage = "cutting"    // the order is being given
-	Reading    Stage = "reading"    // it was given: is the power off?
+	Reading    Stage = "reading"    // is the power off by now?
 	Confirming Stage = "confirming" // it was read off once
 	Proven     Stage = "proven"     // it was read off twice; nothing is done any more
 )
@@ -114,10 +114,10 @@ const (
 // transitions are all that a Ladder can do.
 var transitions = map[Stage][]Stage{
 	Waiting:    {Looking},
-	Looking:    {Cutting, Waiting},
+	Looking:    {Cutting, Reading, Confirming, Waiting},
 	Cutting:    {Reading, Waiting},
-	Reading:    {Confirming, Reading, Waiting},
-	Confirming: {Proven, Reading, Waiting},
+	Reading:    {Confirming, Cutting, Waiting},
+	Confirming: {Proven, Reading, Cutting, Waiting},
 	Proven:     {},
 }
 
@@ -136,7 +136,8 @@ type Ladder struct {
 	due    time.Duration // of the answer
 	lastID uint64
 
-	wasOn    bool   // seen on before the first order of all
+	wasOn    bool   // it was seen on, and ordered off
+	ordered  bool   // the order was given in this attempt
 	accepted bool   // the controller took the order of this attempt
 	refused  string // or why not
 	seen     Power  // last reading of this attempt
@@ -160,7 +161,7 @@ func (l *Ladder) Stage() Stage { return l.stage }
 // Rounds is how often all ways were tried without success.
 func (l *Ladder) Rounds() int { return l.rounds }
 
-// Cut tells that the machine was seen on before it was ordered off: it is off because of this.
+// Cut tells that the machine was seen on and then ordered off: if it is off, it is because of this.
 func (l *Ladder) Cut() bool { return l.wasOn }
 
 // Way names the way that is tried, or that gave the proof.
@@ -222,7 +223,7 @@ func (l *Ladder) move(to Stage) {
 func (l *Ladder) begin(now time.Duration) {
 	l.move(Looking)
 	l.end = now + l.cfg.Attempt
-	l.accepted, l.refused, l.seen, l.trouble, l.heard = false, "", Unknown, "", false
+	l.ordered, l.accepted, l.refused, l.seen, l.trouble, l.heard = false, false, "", Unknown, "", false
 }
 
 func (l *Ladder) ask(now time.Duration) Command {
@@ -248,11 +249,7 @@ func (l *Ladder) answered(now time.Duration, a Answer, heard bool) {
 			l.fail(now, a.Err)
 			return
 		}
-		// One that is off already is ordered off too: a single reading is not worth a proof, and the order
-		// does no harm.
-		l.wasOn = l.wasOn || a.Power == On
-		l.move(Cutting)
-		l.at = now
+		l.read(now, a, heard)
 	case Cutting:
 		l.accepted, l.refused = a.Err == "", a.Err
 		l.move(Reading)
@@ -265,21 +262,26 @@ func (l *Ladder) answered(now time.Duration, a Answer, heard bool) {
 	}
 }
 
+// read takes a reading. One that is on is ordered off, once in an attempt. One that is off before it was
+// ordered so is not ordered: it might be switched on by somebody in between, and would then stay off.
 func (l *Ladder) read(now time.Duration, a Answer, heard bool) {
 	l.seen, l.trouble = a.Power, a.Err
-	off := a.Err == "" && a.Power == Off && !heard
-	l.heard = a.Err == "" && a.Power == Off && heard
+	off := a.Err == "" && a.Power == Off
+	l.heard = off && heard
 	switch {
-	case !off && l.stage == Confirming:
-		l.move(Reading)
-		fallthrough
-	case !off:
+	case a.Err == "" && a.Power == On && !l.ordered:
+		l.move(Cutting)
+		l.wasOn, l.ordered, l.at = true, true, now
+	case !off || heard:
+		if l.stage != Reading {
+			l.move(Reading)
+		}
 		l.at = now + l.cfg.Poll
-	case l.stage == Reading:
+	case l.stage == Confirming:
+		l.move(Proven)
+	default:
 		l.move(Confirming)
 		l.at = now + l.cfg.Confirm
-	default:
-		l.move(Proven)
 	}
 }
 
