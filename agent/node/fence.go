@@ -26,6 +26,7 @@ type fencing struct {
 	boot    string
 	since   time.Duration // when it was first seen to be due
 	writeAt time.Duration // from when its record may be written again
+	begun   bool          // the record is being written, or was
 	ladder  *fence.Ladder // nil until the record is ours
 
 	// Switching on again, when it is off.
@@ -128,11 +129,20 @@ func (b *Brain) mayFence(n *cluster.Node) bool {
 				heardVoters++
 			}
 		}
-		if f := b.state.Fence(o.Name); o.Name != n.Name && o.State == cluster.NodeLost && f != nil && f.BootID == o.BootID && f.State == cluster.FenceRunning {
+		if o.Name != n.Name && o.State == cluster.NodeLost && b.fencing(o) {
 			busy++
 		}
 	}
 	return busy == 0 || 2*(busy+1) < members && 2*heardVoters > voters
+}
+
+// fencing tells whether a node is being fenced now, by anybody.
+func (b *Brain) fencing(n *cluster.Node) bool {
+	if rec := b.state.Fence(n.Name); rec != nil && rec.BootID == n.BootID {
+		return rec.State == cluster.FenceRunning
+	}
+	f := b.coord.fences[n.Name]
+	return f != nil && f.boot == n.BootID && f.begun
 }
 
 // beginFence writes who fences whom. Of two that would fence each other only one can: each write is
@@ -156,6 +166,7 @@ func (b *Brain) beginFence(now time.Duration, f *fencing, n *cluster.Node, bmc *
 			why = fmt.Sprintf("%s had begun and decides no more", old.By)
 		}
 	}
+	f.begun = true
 	b.writeFence(now, f, rec, []cluster.Condition{
 		{Key: rec.Key(), Revision: revision}, {Key: n.Key(), Revision: n.Revision},
 		{Key: me.Key(), Revision: me.Revision}, {Key: own.Key(), Revision: own.Revision},
@@ -172,8 +183,9 @@ func (b *Brain) writeFence(now time.Duration, f *fencing, rec cluster.Fence, con
 		e.Kind, e.Subject = cluster.EventFence, rec.Node
 		t.Events = []cluster.Event{e}
 	}
-	b.commit(t, func(bool, error) {
-		f.writeAt = b.world.Now() + retry // by then the ledger has shown it
+	b.commit(t, func(ok bool, err error) {
+		f.begun = f.begun && (ok || err != nil) // refused: it was not
+		f.writeAt = b.world.Now() + retry       // by then the ledger has shown it
 	})
 }
 
