@@ -64,7 +64,7 @@ func (b *backend) Observe() api.Observation {
 		return api.Observation{}
 	}
 	seen := <-got
-	out := api.Observation{Links: map[api.PeerLink]api.LinkStatus{}, Pending: map[string][]string{}, Restarting: map[string]bool{}}
+	out := api.Observation{Links: map[api.PeerLink]api.LinkStatus{}, Pending: map[string][]string{}, Restarting: map[string]bool{}, Heard: map[string]bool{}}
 	for _, p := range seen.pending {
 		name := p.Stack + "/" + p.Service
 		out.Pending[name] = append(out.Pending[name], p.String())
@@ -78,6 +78,11 @@ func (b *backend) Observe() api.Observation {
 		}
 		if !peer.Alive && balance.Now() < peer.RestartingUntil {
 			out.Restarting[peer.Name] = true
+		}
+		for _, l := range peer.Links {
+			if l.Receiving && peer.BootID == n.BootID {
+				out.Heard[n.Name] = true
+			}
 		}
 		// Links of the two nodes belong together if they are on the same subnet.
 		for _, theirs := range n.Links {

@@ -24,13 +24,14 @@ type memory struct {
 	refuse    bool
 	peer      http.Handler
 	seen      Observation
+	heard     map[string]bool
 	restarted string // why
 }
 
 func (m *memory) Self() string            { return m.self }
 func (m *memory) State() *cluster.State   { return &m.state }
 func (m *memory) Coordinator() string     { return "n1" }
-func (m *memory) Observe() Observation    { return m.seen }
+func (m *memory) Observe() Observation    { m.seen.Heard = m.heard; return m.seen }
 func (m *memory) Memory() Memory          { return Memory{} }
 func (m *memory) Reboot(string)           {}
 func (m *memory) RestartAgent(why string) { m.restarted = why }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/skein-os/skein/agent/cluster"
+	"github.com/skein-os/skein/agent/fence"
 	"github.com/skein-os/skein/agent/member"
 	"github.com/skein-os/skein/agent/plan"
 	"github.com/skein-os/skein/agent/takeover"
@@ -56,6 +57,7 @@ type Brain struct {
 
 	nextID  uint64
 	commits map[uint64]func(ok bool, err error)
+	powers  map[uint64]func(fence.Answer) // orders to power controllers that are under way
 
 	mine     map[string]*assignment // by instance ID
 	order    []*assignment          // of mine, by ID: the same inputs have the same outputs
@@ -106,7 +108,7 @@ func New(self cluster.Node, cfg Config, w World) *Brain {
 	cfg.Member.Self, cfg.Member.BootID = self.Name, self.BootID
 	return &Brain{
 		self: self, cfg: cfg, world: w, core: member.New(cfg.Member),
-		commits: map[uint64]func(bool, error){}, mine: map[string]*assignment{},
+		commits: map[uint64]func(bool, error){}, powers: map[uint64]func(fence.Answer){}, mine: map[string]*assignment{},
 		expired: map[plan.Incarnation]bool{}, gone: map[string]time.Duration{},
 		coord: newCoordinator(), resumed: cfg.Resumed,
 	}

@@ -20,6 +20,7 @@ const mostActions = 20
 type coordinator struct {
 	nodeAt     map[string]time.Duration // node -> from when its record may be written again
 	ended      map[string]time.Duration // instance -> when it was first seen ended
+	fences     map[string]*fencing      // lost node -> its fencing
 	restrained bool                     // the event is written
 	restarting map[string]bool          // incarnations whose agent restarts; the event is written
 
@@ -33,7 +34,7 @@ type coordinator struct {
 }
 
 func newCoordinator() coordinator {
-	return coordinator{nodeAt: map[string]time.Duration{}, ended: map[string]time.Duration{}, restarting: map[string]bool{}}
+	return coordinator{nodeAt: map[string]time.Duration{}, ended: map[string]time.Duration{}, restarting: map[string]bool{}, fences: map[string]*fencing{}}
 }
 
 func (c *coordinator) noteEnded(now time.Duration, st *cluster.State) {
@@ -63,6 +64,7 @@ func (b *Brain) coordinate(now time.Duration) {
 	b.noteRestarts(now)
 	b.declareLost(now)
 	b.plan(now)
+	b.fence(now) // after the plan: who needs no such proof goes first
 }
 
 // admit puts nodes that have joined and are heard to work.
@@ -309,7 +311,7 @@ func looks(s plan.Snapshot) string {
 		parts = append(parts, n)
 	}
 	for i, e := range s.Evidence {
-		parts = append(parts, fmt.Sprintf("%s/%s %v %v %v", i.Node, i.BootID, e.LeaseExpired, e.NewBoot, e.GoneFor >= takeover.GoneGrace))
+		parts = append(parts, fmt.Sprintf("%s/%s %v %v %v %s", i.Node, i.BootID, e.LeaseExpired, e.NewBoot, e.GoneFor >= takeover.GoneGrace, e.PoweredOff))
 	}
 	slices.Sort(parts)
 	return strings.Join(parts, "\n")

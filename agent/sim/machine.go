@@ -37,6 +37,8 @@ type machine struct {
 	brain   *node.Brain
 	syncing bool
 
+	bmc string // how its power controller behaves, "" or "ok" as it should
+
 	containers map[string]*container
 	guard      map[netip.Addr]time.Duration // until, local time
 }

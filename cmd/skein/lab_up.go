@@ -245,6 +245,11 @@ func labAddCommand() *cobra.Command {
 				return err
 			}
 			steps.end()
+			if cluster, err := labClusterClient(); err == nil {
+				if err := setLabBMCs(ctx, cluster, dir, n.Name); err != nil {
+					fmt.Fprintf(cmd.ErrOrStderr(), "the cluster cannot switch %s off yet: %v\n", n.Name, err)
+				}
+			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s is up; 'skein node ls' shows when it has joined\n", n.Name)
 			return nil
 		},
