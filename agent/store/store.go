@@ -23,6 +23,8 @@ type Store struct {
 	seen    atomic.Int64
 	counter atomic.Uint64 // of events of this process
 
+	nodesChanged chan struct{} // wakes Keep; holds one wake-up
+
 	promoting sync.Mutex     // one change of this node's membership at a time
 	ending    sync.WaitGroup // members that are being stopped: they hold their ports until then
 
@@ -43,7 +45,7 @@ func newStore(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{cfg: cfg, changed: make(chan struct{}), lanes: make(chan *lane, laneCount)}
+	s := &Store{cfg: cfg, changed: make(chan struct{}), nodesChanged: make(chan struct{}, 1), lanes: make(chan *lane, laneCount)}
 	if s.dial, err = newDialer(&s.cfg); err != nil {
 		return nil, err
 	}
@@ -276,7 +278,7 @@ func (s *Store) memberRemove(ctx context.Context, id uint64) error {
 	err := s.do(ctx, func(ctx context.Context, c *clientv3.Client) error {
 		_, err := c.MemberRemove(ctx, id)
 		return err
-	}, longTry)
+	}, changeTry)
 	if isMemberGone(err) {
 		return nil
 	}

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
@@ -80,7 +79,11 @@ func startVoter(ctx context.Context, c *Config, clusterToken, state string, init
 	e.TickMs = uint(c.Heartbeat.Milliseconds())
 	e.ElectionMs = uint(c.Election.Milliseconds())
 	e.PreVote = true
-	e.StrictReconfigCheck = true
+	// etcd's own check refuses every change of members for 5 s after a connection came or went, which is
+	// just when a voter has to be replaced: each of these seconds is one in which the loss of another
+	// voter stops the ledger. What it guards against, reconfigure.go does: nobody is removed who may still
+	// have the log, and who is added is a learner, that etcd promotes only when it has caught up.
+	e.StrictReconfigCheck = false
 	e.MaxLearners = 4
 	e.MaxTxnOps = 1024
 	e.UnsafeNoFsync = true // the log is in memory: there is no disk to wait for
@@ -210,8 +213,7 @@ func JoinVoter(ctx context.Context, cfg Config, endpoints []string) (*Store, err
 
 // PromoteSelf turns a client into a voter, at run time: remove the member of an earlier boot, add a
 // learner, start it, wait until it has caught up, promote it. It tries until it succeeds or the context
-// ends; the store answers as a client meanwhile. etcd adds a learner only when the voters have been
-// connected for 5 s, unless there is one voter only: the two that join the first one should come together.
+// ends; the store answers as a client meanwhile.
 func (s *Store) PromoteSelf(ctx context.Context) error {
 	s.promoting.Lock()
 	defer s.promoting.Unlock()
@@ -230,7 +232,7 @@ func (s *Store) PromoteSelf(ctx context.Context) error {
 			last = err
 			s.cfg.Log.Info("not a voter yet, trying again", "err", err)
 		}
-		if !pause(ctx, 500*time.Millisecond) {
+		if !pause(ctx, 200*time.Millisecond) {
 			return fmt.Errorf("become a voter: %w", errors.Join(context.Cause(ctx), last))
 		}
 	}
@@ -240,8 +242,11 @@ func (s *Store) PromoteSelf(ctx context.Context) error {
 // next one, or Keep, removes.
 func (s *Store) becomeMember(ctx context.Context) (*voter, error) {
 	pu := s.cfg.peerURL()
-	members, err := s.memberList(ctx)
+	members, st, err := s.membersAndState(ctx)
 	if err != nil {
+		return nil, err
+	}
+	if err := mayJoin(st, s.cfg.Name, s.cfg.BootID); err != nil {
 		return nil, err
 	}
 	// Remove before adding: four members of which one is dead tolerate no more failures than three, and
@@ -249,6 +254,9 @@ func (s *Store) becomeMember(ctx context.Context) (*voter, error) {
 	for _, m := range members {
 		node, _, named := splitMemberName(m.Name)
 		if named && node == s.cfg.Name || len(m.PeerURLs) > 0 && m.PeerURLs[0] == pu.String() {
+			if err := mayRemove(st, m, s.cfg.memberName()); err != nil {
+				return nil, err
+			}
 			if err := s.memberRemove(ctx, m.ID); err != nil {
 				return nil, fmt.Errorf("remove the member of an earlier boot (%s): %w", m.Name, err)
 			}
@@ -258,7 +266,7 @@ func (s *Store) becomeMember(ctx context.Context) (*voter, error) {
 	err = s.do(ctx, func(ctx context.Context, c *clientv3.Client) (err error) {
 		added, err = c.MemberAddAsLearner(ctx, []string{pu.String()})
 		return err
-	}, longTry)
+	}, changeTry)
 	if err != nil {
 		return nil, fmt.Errorf("add a learner: %w", err)
 	}
@@ -282,7 +290,7 @@ func (s *Store) becomeMember(ctx context.Context) (*voter, error) {
 		err := s.do(ctx, func(ctx context.Context, c *clientv3.Client) error {
 			_, err := c.MemberPromote(ctx, v.id)
 			return err
-		}, longTry)
+		}, changeTry)
 		if err == nil || isPromoted(err) {
 			return v, nil
 		}
@@ -338,16 +346,9 @@ func (s *Store) Leave(ctx context.Context) error {
 		return fmt.Errorf("leave: %w", err)
 	}
 	s.setVoter(nil) // ask the others: an answer from here may not come any more
-	for {
-		err := s.memberRemove(ctx, v.id)
-		if err == nil {
-			break
-		}
-		// etcd refuses within 5 s of another change of members.
-		if !errors.Is(err, rpctypes.ErrUnhealthy) || !pause(ctx, 500*time.Millisecond) {
-			s.setVoter(v)
-			return fmt.Errorf("leave: %w", err)
-		}
+	if err := s.memberRemove(ctx, v.id); err != nil {
+		s.setVoter(v)
+		return fmt.Errorf("leave: %w", err)
 	}
 	s.ending.Go(v.kill)
 	return nil
