@@ -38,9 +38,15 @@ func (s *Store) Keep(ctx context.Context) {
 
 func (s *Store) keep(ctx context.Context) error {
 	if s.Voter() && !s.Leader() {
-		return nil
+		return s.recover(ctx)
+	}
+	if s.pledged() != nil {
+		return nil // the ledger it follows says when
 	}
 	if s.Leader() {
+		// If there is no answer for so long, the majority is gone, and there is something else to do.
+		ctx, cancel := context.WithTimeout(ctx, s.cfg.RestoreAfter)
+		defer cancel()
 		return s.keepOnce(ctx)
 	}
 	st, err := s.Read(ctx)

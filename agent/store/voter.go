@@ -45,6 +45,18 @@ const markerFile = "member-name"
 // startVoter starts this node's member and waits until it is part of the cluster. A data directory of
 // the same member is continued, unless fresh.
 func startVoter(ctx context.Context, c *Config, clusterToken, state string, initial []string, fresh bool) (*voter, error) {
+	v, err := openVoter(c, clusterToken, state, initial, fresh)
+	if err != nil {
+		return nil, err
+	}
+	if err := v.await(ctx); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// openVoter is startVoter that does not wait: without a majority the wait would have no end.
+func openVoter(c *Config, clusterToken, state string, initial []string, fresh bool) (*voter, error) {
 	tune()
 	if fresh {
 		if err := wipe(c.DataDir); err != nil {
@@ -103,18 +115,21 @@ func startVoter(ctx context.Context, c *Config, clusterToken, state string, init
 	if err != nil {
 		return nil, fmt.Errorf("start etcd: %w", err)
 	}
-	v := &voter{etcd: etcd, id: uint64(etcd.Server.MemberID())}
+	return &voter{etcd: etcd, id: uint64(etcd.Server.MemberID()), client: v3client.New(etcd.Server)}, nil
+}
+
+// await waits until the member is part of the cluster. After an error it is stopped.
+func (v *voter) await(ctx context.Context) error {
 	select {
-	case <-etcd.Server.ReadyNotify():
-	case <-etcd.Server.StopNotify():
-		etcd.Close()
-		return nil, errors.New("start etcd: it stopped before it was ready; was the member removed meanwhile?")
+	case <-v.etcd.Server.ReadyNotify():
+		return nil
+	case <-v.etcd.Server.StopNotify():
+		v.etcd.Close()
+		return errors.New("start etcd: it stopped before it was ready; was the member removed meanwhile?")
 	case <-ctx.Done():
 		v.kill()
-		return nil, fmt.Errorf("start etcd: not ready: %w", context.Cause(ctx))
+		return fmt.Errorf("start etcd: not ready: %w", context.Cause(ctx))
 	}
-	v.client = v3client.New(etcd.Server)
-	return v, nil
 }
 
 func wipe(dir string) error {
@@ -228,6 +243,9 @@ func (s *Store) PromoteSelf(ctx context.Context) error {
 			s.setVoter(v)
 			return nil
 		}
+		if errors.Is(err, errPledged) {
+			return fmt.Errorf("become a voter: %w", err)
+		}
 		if ctx.Err() == nil {
 			last = err
 			s.cfg.Log.Info("not a voter yet, trying again", "err", err)
@@ -242,6 +260,9 @@ func (s *Store) PromoteSelf(ctx context.Context) error {
 // next one, or Keep, removes.
 func (s *Store) becomeMember(ctx context.Context) (*voter, error) {
 	pu := s.cfg.peerURL()
+	if err := s.pledged(); err != nil {
+		return nil, err
+	}
 	members, st, err := s.membersAndState(ctx)
 	if err != nil {
 		return nil, err
@@ -293,6 +314,10 @@ func (s *Store) becomeMember(ctx context.Context) (*voter, error) {
 		}, changeTry)
 		if err == nil || isPromoted(err) {
 			return v, nil
+		}
+		if err := s.pledged(); err != nil {
+			v.kill()
+			return nil, err
 		}
 		select {
 		case <-v.etcd.Server.StopNotify():
