@@ -40,6 +40,8 @@ type Agent struct {
 
 	loop *loop
 	wg   sync.WaitGroup
+
+	strandedRounds int // how often in a row no member could admit this machine, and one was alone
 }
 
 // Run lives the life of a node until ctx ends (an orderly stop) or something without which the node is

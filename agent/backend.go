@@ -60,10 +60,10 @@ func (b *backend) Observe() api.Observation {
 	}
 	got := make(chan answer, 1)
 	if err := b.a.loop.ask(ctx, func(br *node.Brain) { got <- answer{br.View(), br.Pending()} }); err != nil {
-		return api.Observation{}
+		return api.Observation{Frozen: b.frozen()}
 	}
 	seen := <-got
-	out := api.Observation{Links: map[api.PeerLink]api.LinkStatus{}, Pending: map[string][]string{}}
+	out := api.Observation{Frozen: b.frozen(), Links: map[api.PeerLink]api.LinkStatus{}, Pending: map[string][]string{}}
 	for _, p := range seen.pending {
 		name := p.Stack + "/" + p.Service
 		out.Pending[name] = append(out.Pending[name], p.String())
@@ -86,6 +86,18 @@ func (b *backend) Observe() api.Observation {
 		}
 	}
 	return out
+}
+
+// frozen is what a ledger without a majority waits for, nil if it has one.
+func (b *backend) frozen() []string {
+	since, waits := b.store.Frozen()
+	if since == 0 {
+		return nil
+	}
+	if len(waits) == 0 { // no voter, or one that is about to look
+		waits = []string{fmt.Sprintf("no leader for %s; ask a node that is a voter what is missing", since.Round(time.Second))}
+	}
+	return waits
 }
 
 func linkState(l member.LinkView) string {

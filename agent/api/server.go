@@ -53,6 +53,9 @@ type Observation struct {
 	Links map[PeerLink]LinkStatus
 	// Pending tells why instances are missing, in sentences, by the full name of their service.
 	Pending map[string][]string
+	// Frozen tells what the ledger waits for that has lost its majority, in clauses; nil while it has one.
+	// The state is then this node's copy, and may be old.
+	Frozen []string
 }
 
 // PeerLink names a port of another node.

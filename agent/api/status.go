@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"sort"
 	"strconv"
+	"strings"
 
 	"github.com/skein-os/skein/agent/cluster"
 )
@@ -31,6 +32,10 @@ func (s *Server) Status() Status {
 	}
 	seen := s.backend.Observe()
 	becoming := becomingVoters(st)
+	if seen.Frozen != nil {
+		out.Frozen = true
+		out.Problems = append(out.Problems, fmt.Sprintf("the ledger has lost its majority, this is the copy of %s: %s", out.Answered, strings.Join(seen.Frozen, "; ")))
+	}
 	for i := range st.Nodes {
 		ns := nodeStatus(st, &st.Nodes[i], seen)
 		if becoming[ns.Name] {

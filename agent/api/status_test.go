@@ -2,7 +2,9 @@ package api
 
 import (
 	"maps"
+	"net/http"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/skein-os/skein/agent/cluster"
@@ -56,5 +58,22 @@ func TestStatusShowsJoiningUntilVoter(t *testing.T) {
 	m.state.Nodes[1].MemberID = 8
 	if st, err = c.Status(t.Context()); err != nil || st.Nodes[1].State != cluster.NodeOnline || !st.Healthy {
 		t.Errorf("as a voter n2 is shown %s, healthy %v, %v", st.Nodes[1].State, st.Healthy, err)
+	}
+}
+
+// frozen is a node whose ledger has lost its majority.
+type frozen struct{ *memory }
+
+func (f frozen) Observe() Observation {
+	return Observation{Frozen: []string{"n2 has not been seen to restart"}}
+}
+
+func TestStatusOfAFrozenLedger(t *testing.T) {
+	s := NewServer(frozen{newMemory("n1")}, http.NotFoundHandler(), nil, nil)
+	st := s.Status()
+	if st.Healthy || !st.Frozen || len(st.Nodes) != 2 || !slices.ContainsFunc(st.Problems, func(p string) bool {
+		return strings.Contains(p, "lost its majority") && strings.Contains(p, "copy of n1") && strings.Contains(p, "n2 has not been seen")
+	}) {
+		t.Errorf("got %+v", st)
 	}
 }

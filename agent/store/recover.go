@@ -24,26 +24,16 @@ import (
 // committed that this member did not see. At a thousand transactions a second that would be eleven days.
 const revisionBump = 1_000_000_000
 
-// Pledge is a promise of one boot of a node that has no vote: not to become a voter but in the ledger of that
-// boot of that member. It ends when that ledger answers again, restored or not, or when the member's boot
-// has ended.
-type Pledge struct {
-	ClusterID   string `json:"cluster_id"`
-	Node        string `json:"node"`
-	BootID      string `json:"boot_id"`
-	Incarnation uint64 `json:"incarnation"` // of the ledger when it was given
-}
-
 // Stranded tells that this node's member votes in a ledger without a leader, for longer than an election
 // takes: it can commit nothing, and nobody can through it. It returns what a machine that asks to join may
 // pledge to.
-func (s *Store) Stranded() (Pledge, bool) {
+func (s *Store) Stranded() (cluster.Pledge, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.local == nil || s.lost.IsZero() || time.Since(s.lost) < s.cfg.RestoreAfter || s.frozenMeta.ID == "" {
-		return Pledge{}, false
+		return cluster.Pledge{}, false
 	}
-	return Pledge{ClusterID: s.frozenMeta.ID, Node: s.cfg.Name, BootID: s.cfg.BootID, Incarnation: s.frozenMeta.Incarnation}, true
+	return cluster.Pledge{ClusterID: s.frozenMeta.ID, Node: s.cfg.Name, BootID: s.cfg.BootID, Incarnation: s.frozenMeta.Incarnation}, true
 }
 
 // Frozen tells since when the ledger takes no commits, as far as this node knows, and what is missing, in
@@ -59,7 +49,7 @@ func (s *Store) Frozen() (since time.Duration, waits []string) {
 
 // Asked takes evidence: a machine has just proved the join token, and that it is in this boot. It counts
 // while the ledger has no leader.
-func (s *Store) Asked(node, machineID, bootID string, p Pledge) {
+func (s *Store) Asked(node, machineID, bootID string, p cluster.Pledge) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.lost.IsZero() {
@@ -93,14 +83,17 @@ func (s *Store) LocalSecret(ctx context.Context, name string) (data []byte, err 
 
 // Promise gives a pledge, or takes it back (nil): while it holds this store does not become a voter. When it
 // returns, no attempt is under way, and nothing is left of one. An error: this node votes, or may.
-func (s *Store) Promise(p *Pledge) error {
+func (s *Store) Promise(p *cluster.Pledge) error {
 	s.mu.Lock()
 	s.pledge = p
+	if p != nil && s.abandon != nil {
+		s.abandon()
+	}
 	s.mu.Unlock()
 	if p == nil {
 		return nil
 	}
-	s.promoting.Lock() // an attempt looks at the pledge and ends
+	s.promoting.Lock()
 	defer s.promoting.Unlock()
 	if s.voter() != nil {
 		s.mu.Lock()

@@ -239,10 +239,10 @@ func TestPromise(t *testing.T) {
 	ctx := tc.ctx()
 	s := tc.bootstrap(ctx)
 	c := tc.closing(OpenClient(ctx, tc.config(2, 0), s.Endpoints()))
-	if err := s.Promise(&Pledge{Node: "n2"}); err == nil {
+	if err := s.Promise(&cluster.Pledge{Node: "n2"}); err == nil {
 		t.Error("a voter promised its vote away")
 	}
-	if err := c.Promise(&Pledge{Node: "n9"}); err != nil {
+	if err := c.Promise(&cluster.Pledge{Node: "n9"}); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.PromoteSelf(ctx); !errors.Is(err, errPledged) {
@@ -250,6 +250,28 @@ func TestPromise(t *testing.T) {
 	}
 	if err := c.Promise(nil); err != nil {
 		t.Fatal(err)
+	}
+	// An attempt that waits for a leader that will never come ends too.
+	lone := tc.closing(OpenClient(ctx, tc.config(3, 0), s.Endpoints()))
+	ended := make(chan error, 1)
+	lone.setEndpoints([]string{"https://127.0.0.9:9"})
+	go func() { ended <- lone.PromoteSelf(ctx) }()
+	for {
+		lone.mu.Lock()
+		trying := lone.abandon != nil
+		lone.mu.Unlock()
+		if trying {
+			break
+		}
+		if !pause(ctx, time.Millisecond) {
+			t.Fatal("no attempt")
+		}
+	}
+	if err := lone.Promise(&cluster.Pledge{Node: "n9"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; !errors.Is(err, errPledged) {
+		t.Errorf("the attempt ended with %v, want %v", err, errPledged)
 	}
 	if err := c.PromoteSelf(ctx); err != nil {
 		t.Errorf("free again: %v", err)

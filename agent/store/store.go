@@ -41,7 +41,8 @@ type Store struct {
 	asked      map[string]asked
 	frozenMeta cluster.Meta // of the own copy, when it was last judged
 	waits      []string     // what a ledger without a majority waits for
-	pledge     *Pledge
+	pledge     *cluster.Pledge
+	abandon    context.CancelFunc // ends an attempt to become a voter, nil if there is none
 
 	ctx    context.Context // ends with the store
 	cancel context.CancelFunc

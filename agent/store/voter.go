@@ -236,6 +236,16 @@ func (s *Store) PromoteSelf(ctx context.Context) error {
 		return nil
 	}
 	s.ending.Wait()
+	ctx, abandon := context.WithCancel(ctx)
+	defer abandon()
+	s.mu.Lock()
+	s.abandon = abandon
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		s.abandon = nil
+		s.mu.Unlock()
+	}()
 	var last error
 	for {
 		v, err := s.becomeMember(ctx)
@@ -243,7 +253,7 @@ func (s *Store) PromoteSelf(ctx context.Context) error {
 			s.setVoter(v)
 			return nil
 		}
-		if errors.Is(err, errPledged) {
+		if err := s.pledged(); err != nil {
 			return fmt.Errorf("become a voter: %w", err)
 		}
 		if ctx.Err() == nil {
