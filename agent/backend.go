@@ -91,11 +91,14 @@ func (b *backend) Observe() api.Observation {
 // frozen is what a ledger without a majority waits for, nil if it has one.
 func (b *backend) frozen() []string {
 	since, waits := b.store.Frozen()
+	if since == 0 && b.State().Meta.Incarnation < b.store.Incarnation() {
+		return []string{"it was restored a moment ago, and is being read"}
+	}
 	if since == 0 {
 		return nil
 	}
 	if len(waits) == 0 { // no voter, or one that is about to look
-		waits = []string{fmt.Sprintf("no leader for %s; ask a node that is a voter what is missing", since.Round(time.Second))}
+		waits = []string{fmt.Sprintf("no leader for %s; a node that votes can tell what is missing", since.Round(time.Second))}
 	}
 	return waits
 }

@@ -47,6 +47,14 @@ func (s *Store) Frozen() (since time.Duration, waits []string) {
 	return time.Since(s.lost), s.waits
 }
 
+// Incarnation is that of the ledger that was last restored here, 0 if none was: a State of a lower one is
+// what was before.
+func (s *Store) Incarnation() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.restored
+}
+
 // Asked takes evidence: a machine has just proved the join token, and that it is in this boot. It counts
 // while the ledger has no leader.
 func (s *Store) Asked(node, machineID, bootID string, p cluster.Pledge) {
@@ -333,8 +341,13 @@ func (s *Store) announceRestored(ctx context.Context, v *voter) error {
 	if err := errors.Join(put(cluster.KeyMeta, meta), put(s.eventKey(), event)); err != nil {
 		return err
 	}
-	_, err = v.client.Txn(ctx).If(clientv3.Compare(clientv3.Version(cluster.KeyMeta), ">", 0)).Then(puts...).Commit()
-	return err
+	if _, err := v.client.Txn(ctx).Then(puts...).Commit(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.restored = meta.Incarnation
+	return nil
 }
 
 // commitLog marks everything in a stopped member's log as committed and returns the index of its end.

@@ -136,6 +136,9 @@ func TestRestoreLostMajority(t *testing.T) {
 	if len(st.Images) != 1 || st.Images[0].Size != 7 || st.Images[0].Revision != sv.rev {
 		t.Errorf("images: %+v; want the one committed by all, at revision %d", st.Images, sv.rev)
 	}
+	if got := sv.s.Incarnation(); got != st.Meta.Incarnation {
+		t.Errorf("the store says incarnation %d, the ledger %d", got, st.Meta.Incarnation)
+	}
 	if st.Meta.RestoredFrom < sv.rev {
 		t.Errorf("restored from revision %d, want at least %d", st.Meta.RestoredFrom, sv.rev)
 	}
