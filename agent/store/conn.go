@@ -158,7 +158,7 @@ func (s *Store) order() []*conn {
 // changeTry is the timeout of the first attempt at a change of members, longTry that of the last ones. raft
 // drops a change that is proposed while another is under way, and nobody answers: so the first is short.
 const (
-	changeTry = 700 * time.Millisecond
+	changeTry = 1500 * time.Millisecond
 	longTry   = 3 * time.Second
 )
 
@@ -183,6 +183,7 @@ func (s *Store) do(ctx context.Context, fn func(context.Context, *clientv3.Clien
 			cancel()
 			if err == nil || isFinal(err) {
 				c.mark(true)
+				s.answered(true)
 				return err
 			}
 			if ctx.Err() != nil {

@@ -110,3 +110,27 @@ func TestVotersFollowEachOtherAtOnce(t *testing.T) {
 		t.Errorf("members: %v, %v; want three", names, err)
 	}
 }
+
+// The answer to adding a learner was lost: what was added is taken, not added again.
+func TestAddLearnerWhoseAnswerWasLost(t *testing.T) {
+	tc := newTestCluster(t)
+	ctx := tc.ctx()
+	s := tc.bootstrap(ctx)
+	const url = "https://127.0.0.9:9"
+	before, err := s.memberList(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost, err := s.voter().client.MemberAddAsLearner(ctx, []string{url})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, id, err := s.addLearner(ctx, url, before)
+	if err != nil || id != lost.Member.ID || len(all) != 2 {
+		t.Errorf("got member %x of %v, %v; want %x", id, all, err, lost.Member.ID)
+	}
+	// One that was there before may have had a log: it is not taken.
+	if _, _, err := s.addLearner(ctx, url, all); !errors.Is(err, rpctypes.ErrPeerURLExist) && !errors.Is(err, rpctypes.ErrMemberExist) {
+		t.Errorf("one that was there before: got %v, want refused", err)
+	}
+}

@@ -183,7 +183,9 @@ func (s *Store) observe() {
 				s.cfg.Log.Debug("the list of voters cannot be refreshed", "err", err)
 			}
 			cancel()
-			s.answered(err == nil)
+			if err != nil {
+				s.answered(false)
+			}
 		}
 		select {
 		case <-s.ctx.Done():

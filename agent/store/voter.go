@@ -7,10 +7,13 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
@@ -293,18 +296,14 @@ func (s *Store) becomeMember(ctx context.Context) (*voter, error) {
 			}
 		}
 	}
-	var added *clientv3.MemberAddResponse
-	err = s.do(ctx, func(ctx context.Context, c *clientv3.Client) (err error) {
-		added, err = c.MemberAddAsLearner(ctx, []string{pu.String()})
-		return err
-	}, changeTry)
+	all, id, err := s.addLearner(ctx, pu.String(), members)
 	if err != nil {
-		return nil, fmt.Errorf("add a learner: %w", err)
+		return nil, err
 	}
 	var initial []string
-	for _, m := range added.Members {
+	for _, m := range all {
 		name := m.Name
-		if m.ID == added.Member.ID {
+		if m.ID == id {
 			name = s.cfg.memberName()
 		} else if name == "" {
 			name = fmt.Sprintf("unstarted-%x", m.ID)
@@ -340,6 +339,31 @@ func (s *Store) becomeMember(ctx context.Context) (*voter, error) {
 			return nil, fmt.Errorf("promote the learner: %w", err)
 		}
 	}
+}
+
+// addLearner adds a learner at the URL and returns all members and its id. If an attempt was applied and its
+// answer lost, that learner is the one that was not there before: to add another would be refused, and to
+// start over takes long where answers are lost.
+func (s *Store) addLearner(ctx context.Context, url string, before []*pb.Member) ([]*pb.Member, uint64, error) {
+	var added *clientv3.MemberAddResponse
+	err := s.do(ctx, func(ctx context.Context, c *clientv3.Client) (err error) {
+		added, err = c.MemberAddAsLearner(ctx, []string{url})
+		return err
+	}, changeTry)
+	if err == nil {
+		return added.Members, added.Member.ID, nil
+	}
+	if errors.Is(err, rpctypes.ErrPeerURLExist) || errors.Is(err, rpctypes.ErrMemberExist) {
+		all, lerr := s.memberList(ctx)
+		for _, m := range all {
+			known := slices.ContainsFunc(before, func(b *pb.Member) bool { return b.ID == m.ID })
+			if !known && m.Name == "" && m.IsLearner && slices.Contains(m.PeerURLs, url) {
+				return all, m.ID, nil
+			}
+		}
+		err = errors.Join(err, lerr)
+	}
+	return nil, 0, fmt.Errorf("add a learner: %w", err)
 }
 
 // MoveLeader hands etcd's leadership to another voter, so that a planned stop costs no election. Nil
