@@ -47,6 +47,8 @@ type Agent struct {
 	// ordered tells that the agent was asked to end: the machine is being stopped.
 	ordered func() bool
 	fail    context.CancelCauseFunc // ends the agent, for PID 1 to start a new one
+
+	strandedRounds int // how often in a row no member could admit this machine, and one was alone
 }
 
 // Run lives the life of a node until ctx ends (an orderly stop) or something without which the node is

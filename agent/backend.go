@@ -61,10 +61,10 @@ func (b *backend) Observe() api.Observation {
 	}
 	got := make(chan answer, 1)
 	if err := b.a.loop.ask(ctx, func(br *node.Brain) { got <- answer{br.View(), br.Pending()} }); err != nil {
-		return api.Observation{}
+		return api.Observation{Frozen: b.frozen()}
 	}
 	seen := <-got
-	out := api.Observation{Links: map[api.PeerLink]api.LinkStatus{}, Pending: map[string][]string{}, Restarting: map[string]bool{}, Heard: map[string]bool{}}
+	out := api.Observation{Frozen: b.frozen(), Links: map[api.PeerLink]api.LinkStatus{}, Pending: map[string][]string{}, Restarting: map[string]bool{}, Heard: map[string]bool{}}
 	for _, p := range seen.pending {
 		name := p.Stack + "/" + p.Service
 		out.Pending[name] = append(out.Pending[name], p.String())
@@ -95,6 +95,21 @@ func (b *backend) Observe() api.Observation {
 		}
 	}
 	return out
+}
+
+// frozen is what a ledger without a majority waits for, nil if it has one.
+func (b *backend) frozen() []string {
+	since, waits := b.store.Frozen()
+	if since == 0 && b.State().Meta.Incarnation < b.store.Incarnation() {
+		return []string{"it was restored a moment ago, and is being read"}
+	}
+	if since == 0 {
+		return nil
+	}
+	if len(waits) == 0 { // no voter, or one that is about to look
+		waits = []string{fmt.Sprintf("no leader for %s; a node that votes can tell what is missing", since.Round(time.Second))}
+	}
+	return waits
 }
 
 func linkState(l member.LinkView) string {

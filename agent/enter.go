@@ -149,13 +149,27 @@ func (a *Agent) join(ctx context.Context, members []netip.AddrPort, req admissio
 	if err != nil {
 		return nil, netip.AddrPort{}, err
 	}
+	if req.Pledge, err = a.promised(); err != nil {
+		return nil, netip.AddrPort{}, err
+	}
 	var errs []error
+	var alone []cluster.Pledge
 	for _, addr := range members {
 		adm, err := admission.Join(ctx, addr, token, key, req)
 		if err == nil {
+			if err := a.released(); err != nil {
+				return nil, netip.AddrPort{}, err
+			}
 			a.log.Info("admitted", "by", adm.AdmittedBy, "number", adm.Node.Number, "epoch", adm.Node.Epoch)
 			return adm, addr, nil
 		}
+		var st *admission.Stranded
+		if errors.As(err, &st) {
+			alone = append(alone, st.Pledge)
+		}
+		errs = append(errs, err)
+	}
+	if err := a.choose(req.Pledge, alone); err != nil {
 		errs = append(errs, err)
 	}
 	return nil, netip.AddrPort{}, errors.Join(errs...)

@@ -74,6 +74,15 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	defer p.close()
 	// The first look at the ledger is linearizable: it must name every loss that an earlier agent of this
 	// boot may have known of.
+	given, err := a.promised()
+	if err != nil {
+		return err
+	}
+	if given != nil {
+		if err := p.store.Promise(given); err != nil {
+			return err
+		}
+	}
 	first, err := p.firstState(ctx)
 	if err != nil {
 		return err
@@ -114,6 +123,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	})
 	run(p.watch)
 	run(p.store.Keep)
+	run(p.follow)
 	run(p.publish)
 	run(p.fetchImages)
 	run(p.keepWarm)

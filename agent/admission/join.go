@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/skein-os/skein/agent/cluster"
 	"github.com/skein-os/skein/agent/pki"
 )
 
@@ -32,6 +33,17 @@ type Refused struct {
 
 func (e *Refused) Error() string {
 	return fmt.Sprintf("%s did not admit this machine: %s", e.By, e.Reason)
+}
+
+// Stranded is the answer, proven, of a member that is alone with its copy of the ledger: it admits nobody
+// until the ledger has a leader again, or all machines have promised to follow it.
+type Stranded struct {
+	By     netip.AddrPort
+	Pledge cluster.Pledge // what to promise, in Request.Pledge
+}
+
+func (e *Stranded) Error() string {
+	return fmt.Sprintf("%s (%s) cannot admit this machine yet: its ledger has lost its majority", e.Pledge.Node, e.By)
 }
 
 // Join asks the member at addr (its API's port) to admit this machine, or operator, with the given key.
@@ -103,7 +115,7 @@ func join(ctx context.Context, dial Dial, addr netip.AddrPort, token Token, key 
 	if !hmac.Equal(env.Proof, proveAnswer(token, ch, body, env.Body)) {
 		return nil, fmt.Errorf("%s does not have this cluster's token, or somebody is between: its answer is ignored", addr)
 	}
-	return admitted(env.Body, key)
+	return admitted(addr, env.Body, key)
 }
 
 // exchange sends one HTTP request on the connection that the proof is bound to.
@@ -142,10 +154,13 @@ func exchange(c net.Conn, addr netip.AddrPort, env envelope) ([]byte, error) {
 }
 
 // admitted checks what a proven answer brings before anything relies on it.
-func admitted(body []byte, key *ecdsa.PrivateKey) (*Admitted, error) {
+func admitted(addr netip.AddrPort, body []byte, key *ecdsa.PrivateKey) (*Admitted, error) {
 	var ans answer
 	if err := json.Unmarshal(body, &ans); err != nil {
 		return nil, fmt.Errorf("answer is unreadable: %w", err)
+	}
+	if ans.Stranded != nil {
+		return nil, &Stranded{By: addr, Pledge: *ans.Stranded}
 	}
 	keyPEM, err := pki.KeyPEM(key)
 	if err != nil {

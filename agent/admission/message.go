@@ -47,6 +47,8 @@ type Request struct {
 	Memory    int64             `json:"memory_bytes,omitempty"`
 	Labels    map[string]string `json:"labels,omitempty"`
 	Software  string            `json:"software,omitempty"` // Node.Version
+	// Pledge is what this boot has promised to a member that is alone with its ledger.
+	Pledge *cluster.Pledge `json:"pledge,omitempty"`
 }
 
 // answer is what an admitted machine is given.
@@ -59,6 +61,9 @@ type answer struct {
 	HeartbeatKey []byte       `json:"heartbeat_key,omitempty"`
 	Endpoints    []string     `json:"endpoints,omitempty"` // etcd's
 	AdmittedBy   string       `json:"admitted_by"`
+	// Stranded: not admitted, as the member has lost the others; what to promise it. Nothing else is filled
+	// in but Version and AdmittedBy.
+	Stranded *cluster.Pledge `json:"stranded,omitempty"`
 }
 
 // refusal is the answer to who is not admitted. It is not proven: whoever cannot prove the token cannot
@@ -131,6 +136,9 @@ func (r *Request) check() error {
 		return fmt.Errorf("%g CPUs and %d bytes of memory cannot be", r.CPUs, r.Memory)
 	case len(r.Software) > 128:
 		return errors.New("software version is longer than 128 bytes")
+	}
+	if p := r.Pledge; p != nil && (!validName.MatchString(p.Node) || !validID.MatchString(p.BootID) || len(p.ClusterID) == 0 || len(p.ClusterID) > 64) {
+		return errors.New("a promise must name cluster, node and boot")
 	}
 	for k, v := range r.Labels {
 		if k == "" || len(k) > 128 || len(v) > 256 {

@@ -29,6 +29,17 @@ type Ledger interface {
 	Endpoints() []string
 }
 
+// Survivor is a Ledger that may have lost its majority for good. Then it admits nobody, but remembers who
+// asks: a machine that asks in a new boot has ended its old one, and when every machine has promised to
+// follow this member, it may go on alone.
+type Survivor interface {
+	// Stranded tells that it is so, and what to promise.
+	Stranded() (cluster.Pledge, bool)
+	LocalSecret(ctx context.Context, name string) ([]byte, error)
+	// Asked takes a machine that has proved the token just now, with what it has promised.
+	Asked(node, machineID, bootID string, p cluster.Pledge)
+}
+
 // keyAllotted is written by every admission, so that no two allot the same number at once.
 const keyAllotted = cluster.KeyRoot + "allotted"
 
@@ -128,7 +139,12 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) (reply []byte, su
 	if err != nil {
 		return nil, "", refuse(http.StatusBadRequest, "%w", err)
 	}
-	token, err := s.ledger.Secret(r.Context(), secretToken)
+	alone, to, stranded := s.stranded()
+	secret := s.ledger.Secret
+	if stranded {
+		secret = alone.LocalSecret
+	}
+	token, err := secret(r.Context(), secretToken)
 	if err != nil {
 		return nil, "", fmt.Errorf("this member cannot admit now: %w", err)
 	}
@@ -139,7 +155,15 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) (reply []byte, su
 	if err != nil {
 		return nil, "", refuse(http.StatusBadRequest, "%w", err)
 	}
-	ans, err := s.admit(r.Context(), req)
+	var ans *answer
+	switch {
+	case !stranded:
+		ans, err = s.admit(r.Context(), req)
+	case req.Role == RoleNode:
+		ans, err = s.askAgain(alone, to, req)
+	default:
+		err = errors.New("this member cannot admit now: the ledger has lost its majority")
+	}
 	if err != nil {
 		return nil, req.Name, err
 	}
@@ -149,6 +173,30 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) (reply []byte, su
 	}
 	reply, err = json.Marshal(envelope{Body: body, Proof: proveAnswer(token, ch, env.Body, body)})
 	return reply, req.Name, err
+}
+
+func (s *Server) stranded() (alone Survivor, to cluster.Pledge, ok bool) {
+	if alone, ok = s.ledger.(Survivor); ok {
+		to, ok = alone.Stranded()
+	}
+	return alone, to, ok
+}
+
+// askAgain answers a machine that cannot be admitted before the ledger is restored, or has a leader again.
+func (s *Server) askAgain(alone Survivor, to cluster.Pledge, req *Request) (*answer, error) {
+	var promised cluster.Pledge
+	if req.Pledge != nil {
+		promised = *req.Pledge
+	}
+	if promised.ClusterID == to.ClusterID && promised.Node != s.node {
+		return nil, promisedElsewhere(req)
+	}
+	alone.Asked(req.Name, req.MachineID, req.BootID, promised)
+	return &answer{Version: Version, AdmittedBy: s.node, Stranded: &to}, nil
+}
+
+func promisedElsewhere(req *Request) error {
+	return refuse(http.StatusConflict, "this machine has promised to follow %s, which may be restoring the ledger: it must join there, or reboot", req.Pledge.Node)
 }
 
 func (s *Server) allow(host string) bool {
@@ -184,6 +232,9 @@ func (s *Server) refusalEvent(ctx context.Context, host, subject string, why err
 	if more > 0 {
 		e.Text += fmt.Sprintf(" (and %d more refusals before)", more)
 	}
+	if _, _, stranded := s.stranded(); stranded {
+		return // nothing can be recorded, and the one who asks is not to wait for it
+	}
 	if _, _, err := s.ledger.Commit(ctx, cluster.Txn{Events: []cluster.Event{e}}); err != nil {
 		s.log.Warn("refusal could not be recorded", "err", err)
 	}
@@ -212,6 +263,10 @@ func (s *Server) admit(ctx context.Context, req *Request) (*answer, error) {
 	}
 	if req.Cluster != meta.Name {
 		return nil, refuse(http.StatusConflict, "this is cluster %q, not %q: check the cluster in the machine's seed", meta.Name, req.Cluster)
+	}
+	// Who waits for another member's ledger must not enter this one meanwhile: they may be two.
+	if p := req.Pledge; p != nil && p.ClusterID == meta.ID && p.Node != s.node {
+		return nil, promisedElsewhere(req)
 	}
 	ans := &answer{Version: Version, CA: caCert, Meta: meta, AdmittedBy: s.node}
 	if req.Role == RoleOperator {

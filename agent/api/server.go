@@ -62,6 +62,9 @@ type Observation struct {
 	Restarting map[string]bool
 	// Heard are the nodes whose heartbeats are being received here, in the boot that the ledger knows.
 	Heard map[string]bool
+	// Frozen tells what the ledger waits for that has lost its majority, in clauses; nil while it has one.
+	// The state is then this node's copy, and may be old.
+	Frozen []string
 }
 
 // PeerLink names a port of another node.

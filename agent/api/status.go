@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"sort"
 	"strconv"
+	"strings"
 
 	"github.com/skein-os/skein/agent/cluster"
 )
@@ -30,12 +31,21 @@ func (s *Server) Status() Status {
 		out.Problems = append(out.Problems, "no coordinator: fewer than half of the voters answer; what runs goes on, nothing new can start")
 	}
 	seen := s.backend.Observe()
+	becoming := becomingVoters(st)
+	if seen.Frozen != nil {
+		out.Frozen = true
+		out.Problems = append(out.Problems, fmt.Sprintf("the ledger has lost its majority, this is the copy of %s: %s", out.Answered, strings.Join(seen.Frozen, "; ")))
+	}
 	for i := range st.Nodes {
-		out.Nodes = append(out.Nodes, nodeStatus(st, &st.Nodes[i], seen))
-		if n := &st.Nodes[i]; n.State == cluster.NodeLost || n.State == cluster.NodeJoining {
-			out.Problems = append(out.Problems, fmt.Sprintf("node %s is %s: %s", n.Name, n.State, n.Reason))
-		} else if seen.Restarting[n.Name] {
-			out.Problems = append(out.Problems, fmt.Sprintf("node %s: its agent is restarting, its services go on", n.Name))
+		ns := nodeStatus(st, &st.Nodes[i], seen)
+		if becoming[ns.Name] {
+			ns.State, ns.Reason = cluster.NodeJoining, "becoming a voter: its copy of the ledger is not complete"
+		}
+		out.Nodes = append(out.Nodes, ns)
+		if ns.State == cluster.NodeLost || ns.State == cluster.NodeJoining {
+			out.Problems = append(out.Problems, fmt.Sprintf("node %s is %s: %s", ns.Name, ns.State, ns.Reason))
+		} else if seen.Restarting[ns.Name] {
+			out.Problems = append(out.Problems, fmt.Sprintf("node %s: its agent is restarting, its services go on", ns.Name))
 		}
 	}
 	if have, want := voters(st); have < want {
@@ -70,6 +80,37 @@ func voters(st *cluster.State) (have, want int) {
 		want = 1
 	}
 	return have, want
+}
+
+// becomingVoters are the nodes that work already but are to be voters and are none yet: those that are
+// marked, and while there are not enough marks, those that will be for certain, as no other node is left to
+// choose. They are shown as joining: who waits for a node to be online before the next one is turned off
+// would otherwise turn off a voter that the ledger cannot be without.
+func becomingVoters(st *cluster.State) map[string]bool {
+	_, want := voters(st)
+	have := 0
+	var marked, others []string
+	for i := range st.Nodes {
+		switch n := &st.Nodes[i]; {
+		case n.State == cluster.NodeLost:
+		case n.MemberID != 0:
+			have++
+		case n.Voter:
+			marked = append(marked, n.Name)
+		case n.State != cluster.NodeDraining:
+			others = append(others, n.Name)
+		}
+	}
+	if missing := want - have - len(marked); missing > 0 && len(others) <= missing {
+		marked = append(marked, others...)
+	}
+	out := map[string]bool{}
+	for _, name := range marked {
+		if st.Node(name).State == cluster.NodeOnline {
+			out[name] = true
+		}
+	}
+	return out
 }
 
 func nodeStatus(st *cluster.State, n *cluster.Node, seen Observation) NodeStatus {

@@ -12,6 +12,7 @@ type Status struct {
 	// Healthy: a coordinator, every node online or drained on purpose, every service as wanted.
 	Healthy     bool            `json:"healthy"`
 	Problems    []string        `json:"problems,omitempty"` // why not healthy, in sentences
+	Frozen      bool            `json:"frozen,omitempty"`   // the ledger has lost its majority: this is the answering node's copy of it
 	Cluster     string          `json:"cluster"`
 	Coordinator string          `json:"coordinator"` // node that decides now, empty if there is none
 	Answered    string          `json:"answered_by"` // node that gave this answer

@@ -28,11 +28,15 @@ func SlotKey(stack, service string, slot int) string {
 
 // Meta is what is true of the cluster as a whole.
 type Meta struct {
-	Name        string    `json:"name"`
-	ID          string    `json:"id"` // random 128 bits, hex: tells two clusters of one name apart
-	Network     Network   `json:"network"`
-	Incarnation uint64    `json:"incarnation"` // bumped at every cold start
-	Created     time.Time `json:"created"`
+	Name    string  `json:"name"`
+	ID      string  `json:"id"` // random 128 bits, hex: tells two clusters of one name apart
+	Network Network `json:"network"`
+	// Incarnation rises with every restoration of a ledger that had lost its majority; RestoredFrom is the
+	// revision that the last one started from. What anybody saw at a later one of the incarnation before is
+	// void.
+	Incarnation  uint64    `json:"incarnation"`
+	RestoredFrom int64     `json:"restored_from,omitempty"`
+	Created      time.Time `json:"created"`
 }
 
 // Image is an image that the cluster knows. Its blobs are on the nodes, named by digest.

@@ -159,6 +159,12 @@ func (b *Brain) Ledger(st *cluster.State, leader bool) {
 		b.leader = leader
 		b.coord = newCoordinator()
 	}
+	if b.state != nil && st.Meta.Incarnation > b.state.Meta.Incarnation && b.state.Revision > st.Meta.RestoredFrom {
+		// What we learned from it cannot be told from the rest: proofs, refusals, what we started.
+		b.condemn(fmt.Sprintf("this node acted on revision %d of a ledger that was restored as of %d: what is later never happened",
+			b.state.Revision, st.Meta.RestoredFrom))
+		return
+	}
 	if b.state == nil || st.Revision >= b.state.Revision {
 		b.state = st
 		b.learn()

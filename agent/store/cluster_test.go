@@ -113,7 +113,7 @@ func (tc *testCluster) three(ctx context.Context) []*Store {
 		s   *Store
 		err error
 	}
-	ch := make(chan joined, 2) // together: etcd adds one after the other only with a pause
+	ch := make(chan joined, 2)
 	cfgs := []Config{tc.config(2, 0), tc.config(3, 0)}
 	for _, cfg := range cfgs {
 		go func() {

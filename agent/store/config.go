@@ -51,6 +51,7 @@ type Config struct {
 	Log                  *slog.Logger  `json:"-"`
 	KeepEvery            time.Duration // how often Keep looks at the voters, 1 s if zero
 	KeptEvents           int           // how many events are kept, 1000 if zero
+	RestoreAfter         time.Duration // DefaultRestoreAfter if zero
 	WatchSilence         time.Duration // a watch that hears nothing for this long changes its endpoint, 1 s if zero
 }
 
@@ -75,6 +76,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.CommitTimeout = cmp.Or(c.CommitTimeout, DefaultCommitTimeout)
 	c.KeepEvery = cmp.Or(c.KeepEvery, time.Second)
 	c.KeptEvents = cmp.Or(c.KeptEvents, 1000)
+	c.RestoreAfter = cmp.Or(c.RestoreAfter, DefaultRestoreAfter)
 	c.WatchSilence = cmp.Or(c.WatchSilence, time.Second)
 	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))
 	return c, nil

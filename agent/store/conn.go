@@ -155,8 +155,12 @@ func (s *Store) order() []*conn {
 	return list
 }
 
-// longTry is the timeout of one attempt at a change of members, which waits for etcd itself.
-const longTry = 3 * time.Second
+// changeTry is the timeout of the first attempt at a change of members, longTry that of the last ones. raft
+// drops a change that is proposed while another is under way, and nobody answers: so the first is short.
+const (
+	changeTry = 1500 * time.Millisecond
+	longTry   = 3 * time.Second
+)
 
 // do runs fn at one endpoint after the other until it succeeds, fails for a reason that another endpoint
 // would have too, or the context ends. An attempt may take try (the configured timeout if 0), and longer
@@ -179,6 +183,7 @@ func (s *Store) do(ctx context.Context, fn func(context.Context, *clientv3.Clien
 			cancel()
 			if err == nil || isFinal(err) {
 				c.mark(true)
+				s.answered(true)
 				return err
 			}
 			if ctx.Err() != nil {
@@ -201,9 +206,6 @@ func (s *Store) do(ctx context.Context, fn func(context.Context, *clientv3.Clien
 
 // isFinal: the answer would be the same from every endpoint.
 func isFinal(err error) bool {
-	if errors.Is(err, rpctypes.ErrUnhealthy) { // of a change of members: the caller waits before it asks again
-		return true
-	}
 	switch code(err) {
 	case codes.InvalidArgument, codes.OutOfRange, codes.PermissionDenied, codes.ResourceExhausted,
 		codes.NotFound, codes.FailedPrecondition, codes.AlreadyExists:

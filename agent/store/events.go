@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -55,6 +56,9 @@ func (s *Store) Events(ctx context.Context, after uint64, follow bool, fn func(c
 		}
 		return nil
 	}
+	if since, waits := s.Frozen(); since > 0 {
+		return s.frozenEvents(ctx, since, waits, emit, follow, fn)
+	}
 	for {
 		var r *clientv3.GetResponse
 		err := s.do(ctx, func(ctx context.Context, c *clientv3.Client) (err error) {
@@ -81,6 +85,27 @@ func (s *Store) Events(ctx context.Context, after uint64, follow bool, fn func(c
 			return err
 		}
 	}
+}
+
+// frozenEvents are those of this member's own copy, while the ledger has no majority, and then one that is in
+// no ledger and says so. Nothing can follow.
+func (s *Store) frozenEvents(ctx context.Context, since time.Duration, waits []string, emit func([]*mvccpb.KeyValue) error, follow bool, fn func(cluster.Event) error) error {
+	v := s.voter()
+	if v == nil {
+		return fmt.Errorf("read the events: the ledger has lost its majority for %s, and this node has no copy of it; ask another node", since.Round(time.Second))
+	}
+	r, err := v.client.Get(ctx, cluster.KeyEvents, clientv3.WithPrefix(), clientv3.WithSerializable())
+	if err != nil {
+		return fmt.Errorf("read the events of the own copy: %w", err)
+	}
+	if err := emit(r.Kvs); err != nil {
+		return err
+	}
+	if err := fn(cluster.Event{Time: time.Now(), Node: s.cfg.Name, Kind: cluster.EventCluster, Subject: s.cfg.Name,
+		Text: "the ledger has lost its majority: these events are from the copy of " + s.cfg.Name, Why: strings.Join(waits, "; ")}); err != nil || !follow {
+		return err
+	}
+	return errors.New("events cannot be followed while the ledger has no majority")
 }
 
 // trimEvents deletes the oldest events beyond those to be kept, some at a time.

@@ -19,28 +19,39 @@ import (
 // Keep keeps the ledger in order until the context ends. It runs on every node. On the coordinator it
 // keeps the right number of voters: it removes the members of lost, removed and rebooted nodes, marks
 // nodes to become voters (Node.Voter) and trims the events. On a node that is marked it makes the node a
-// voter (PromoteSelf).
+// voter (PromoteSelf). It looks every KeepEvery, and at once when a Watch of this store shows that a node
+// has changed: until a lost voter is replaced, the loss of another one stops the ledger.
 func (s *Store) Keep(ctx context.Context) {
-	for pause(ctx, s.cfg.KeepEvery) {
+	for ctx.Err() == nil {
 		if err := s.keep(ctx); err != nil && ctx.Err() == nil {
 			s.cfg.Log.Warn("the ledger's voters are not as they should be", "err", err)
 		}
+		t := time.NewTimer(s.cfg.KeepEvery)
+		select {
+		case <-ctx.Done():
+		case <-t.C:
+		case <-s.nodesChanged:
+		}
+		t.Stop()
 	}
 }
 
 func (s *Store) keep(ctx context.Context) error {
 	if s.Voter() && !s.Leader() {
-		return nil
+		return s.recover(ctx)
+	}
+	if s.pledged() != nil {
+		return nil // the ledger it follows says when
+	}
+	if s.Leader() {
+		// If there is no answer for so long, the majority is gone, and there is something else to do.
+		ctx, cancel := context.WithTimeout(ctx, s.cfg.RestoreAfter)
+		defer cancel()
+		return s.keepOnce(ctx)
 	}
 	st, err := s.Read(ctx)
 	if err != nil {
 		return err
-	}
-	if s.Leader() {
-		return s.keepOnce(ctx, st)
-	}
-	if s.Voter() {
-		return nil
 	}
 	marked := func(n *cluster.Node) bool {
 		return n != nil && n.Voter && n.BootID == s.cfg.BootID && n.State != cluster.NodeLost
@@ -48,8 +59,7 @@ func (s *Store) keep(ctx context.Context) error {
 	if marked(st.Node(s.cfg.Name)) {
 		return s.PromoteSelf(ctx)
 	}
-	// Two nodes that were marked together must begin together: once one of them is a voter, etcd lets the
-	// other wait for 5 s. So the mark is watched for instead of looked for now and then.
+	// The mark is watched for instead of looked for now and then.
 	var seen bool
 	key := cluster.KeyNodes + s.cfg.Name
 	wctx, cancel := context.WithTimeout(ctx, 10*s.cfg.KeepEvery)
@@ -75,13 +85,16 @@ func (s *Store) keep(ctx context.Context) error {
 
 var errMarked = errors.New("this node was chosen to become a voter")
 
-func (s *Store) keepOnce(ctx context.Context, st *cluster.State) error {
-	members, err := s.memberList(ctx)
+func (s *Store) keepOnce(ctx context.Context) error {
+	members, st, err := s.membersAndState(ctx)
 	if err != nil {
 		return err
 	}
 	d := keepVoters(st, members, s.cfg.Voters)
 	for _, m := range d.remove {
+		if err := mayRemove(st, m.member, s.cfg.memberName()); err != nil {
+			return err
+		}
 		s.cfg.Log.Info("removing an etcd member", "member", m.member.Name, "why", m.why)
 		if err := s.memberRemove(ctx, m.member.ID); err != nil {
 			return fmt.Errorf("remove member %q (%s): %w", m.member.Name, m.why, err)

@@ -18,17 +18,26 @@ var statePrefixes = []string{cluster.KeyNodes, cluster.KeyServices, cluster.KeyI
 
 // Read reads the whole state as it is now: all that was committed before the call is in it.
 func (s *Store) Read(ctx context.Context) (*cluster.State, error) {
-	ops := []clientv3.Op{clientv3.OpGet(cluster.KeyMeta)}
-	for _, p := range statePrefixes {
-		ops = append(ops, clientv3.OpGet(p, clientv3.WithPrefix()))
-	}
-	var r *clientv3.TxnResponse
+	var st *cluster.State
 	err := s.do(ctx, func(ctx context.Context, c *clientv3.Client) (err error) {
-		r, err = c.Txn(ctx).Then(ops...).Commit() // one transaction: one revision
+		st, err = s.readFrom(ctx, c)
 		return err
 	}, 0)
 	if err != nil {
 		return nil, fmt.Errorf("read the ledger: %w", err)
+	}
+	return st, nil
+}
+
+// readFrom is Read at one endpoint.
+func (s *Store) readFrom(ctx context.Context, c *clientv3.Client, opts ...clientv3.OpOption) (*cluster.State, error) {
+	ops := []clientv3.Op{clientv3.OpGet(cluster.KeyMeta, opts...)}
+	for _, p := range statePrefixes {
+		ops = append(ops, clientv3.OpGet(p, append(opts[:len(opts):len(opts)], clientv3.WithPrefix())...))
+	}
+	r, err := c.Txn(ctx).Then(ops...).Commit() // one transaction: one revision
+	if err != nil {
+		return nil, err
 	}
 	s.saw(r.Header.Revision)
 	b := change(&cluster.State{})

@@ -12,6 +12,8 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/skein-os/skein/agent/cluster"
 )
 
 // Store is one node's access to the ledger.
@@ -23,6 +25,8 @@ type Store struct {
 	seen    atomic.Int64
 	counter atomic.Uint64 // of events of this process
 
+	nodesChanged chan struct{} // wakes Keep; holds one wake-up
+
 	promoting sync.Mutex     // one change of this node's membership at a time
 	ending    sync.WaitGroup // members that are being stopped: they hold their ports until then
 
@@ -32,6 +36,14 @@ type Store struct {
 	leading     bool
 	coordinator string
 	changed     chan struct{} // closed when leading or local changes
+
+	lost       time.Time // since when there is no leader, zero while there is one
+	asked      map[string]asked
+	frozenMeta cluster.Meta // of the own copy, when it was last judged
+	waits      []string     // what a ledger without a majority waits for
+	restored   uint64       // incarnation of the ledger that was restored here
+	pledge     *cluster.Pledge
+	abandon    context.CancelFunc // ends an attempt to become a voter, nil if there is none
 
 	ctx    context.Context // ends with the store
 	cancel context.CancelFunc
@@ -43,7 +55,7 @@ func newStore(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{cfg: cfg, changed: make(chan struct{}), lanes: make(chan *lane, laneCount)}
+	s := &Store{cfg: cfg, asked: map[string]asked{}, changed: make(chan struct{}), nodesChanged: make(chan struct{}, 1), lanes: make(chan *lane, laneCount)}
 	if s.dial, err = newDialer(&s.cfg); err != nil {
 		return nil, err
 	}
@@ -166,10 +178,14 @@ func (s *Store) observe() {
 		if time.Since(refreshed) >= time.Second {
 			refreshed = time.Now()
 			ctx, cancel := context.WithTimeout(s.ctx, s.cfg.TryTimeout)
-			if err := s.refresh(ctx); err != nil && s.ctx.Err() == nil {
+			err := s.refresh(ctx)
+			if err != nil && s.ctx.Err() == nil {
 				s.cfg.Log.Debug("the list of voters cannot be refreshed", "err", err)
 			}
 			cancel()
+			if err != nil {
+				s.answered(false)
+			}
 		}
 		select {
 		case <-s.ctx.Done():
@@ -193,8 +209,25 @@ func (s *Store) look(v *voter) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.local == v {
+		s.noteLeader(v.etcd.Server.Leader() != 0)
+	}
 	if s.local == v && (leading != s.leading || coordinator != s.coordinator) {
 		s.leading, s.coordinator = leading, coordinator
+		s.announce()
+	}
+}
+
+// answered is what a client knows of the leader: whether one was behind the last answer.
+func (s *Store) answered(ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.local != nil {
+		return
+	}
+	s.noteLeader(ok)
+	if !ok && time.Since(s.lost) >= s.cfg.RestoreAfter && s.coordinator != "" {
+		s.coordinator = ""
 		s.announce()
 	}
 }
@@ -276,7 +309,7 @@ func (s *Store) memberRemove(ctx context.Context, id uint64) error {
 	err := s.do(ctx, func(ctx context.Context, c *clientv3.Client) error {
 		_, err := c.MemberRemove(ctx, id)
 		return err
-	}, longTry)
+	}, changeTry)
 	if isMemberGone(err) {
 		return nil
 	}

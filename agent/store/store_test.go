@@ -414,6 +414,11 @@ func TestKeepReplacesALostVoter(t *testing.T) {
 	if stores[3].Voter() {
 		t.Error("n4 is a voter too early")
 	}
+	for len(stores[3].Endpoints()) < 3 { // it looks for them once a second
+		if !pause(ctx, 10*time.Millisecond) {
+			t.Fatalf("n4 knows the voters at %v, want three", stores[3].Endpoints())
+		}
+	}
 	kept[0]()
 	stores[0].crash()
 	st, err := stores[3].Read(ctx)

@@ -7,10 +7,12 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -46,6 +48,18 @@ const markerFile = "member-name"
 // startVoter starts this node's member and waits until it is part of the cluster. A data directory of
 // the same member is continued, unless fresh.
 func startVoter(ctx context.Context, c *Config, clusterToken, state string, initial []string, fresh bool) (*voter, error) {
+	v, err := openVoter(c, clusterToken, state, initial, fresh)
+	if err != nil {
+		return nil, err
+	}
+	if err := v.await(ctx); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// openVoter is startVoter that does not wait: without a majority the wait would have no end.
+func openVoter(c *Config, clusterToken, state string, initial []string, fresh bool) (*voter, error) {
 	tune()
 	if fresh {
 		if err := wipe(c.DataDir); err != nil {
@@ -80,7 +94,11 @@ func startVoter(ctx context.Context, c *Config, clusterToken, state string, init
 	e.TickMs = uint(c.Heartbeat.Milliseconds())
 	e.ElectionMs = uint(c.Election.Milliseconds())
 	e.PreVote = true
-	e.StrictReconfigCheck = true
+	// etcd's own check refuses every change of members for 5 s after a connection came or went, which is
+	// just when a voter has to be replaced: each of these seconds is one in which the loss of another
+	// voter stops the ledger. What it guards against, reconfigure.go does: nobody is removed who may still
+	// have the log, and who is added is a learner, that etcd promotes only when it has caught up.
+	e.StrictReconfigCheck = false
 	e.MaxLearners = 4
 	e.MaxTxnOps = 1024
 	e.UnsafeNoFsync = true // the log is in memory: there is no disk to wait for
@@ -100,18 +118,21 @@ func startVoter(ctx context.Context, c *Config, clusterToken, state string, init
 	if err != nil {
 		return nil, fmt.Errorf("start etcd: %w", err)
 	}
-	v := &voter{etcd: etcd, id: uint64(etcd.Server.MemberID())}
+	return &voter{etcd: etcd, id: uint64(etcd.Server.MemberID()), client: v3client.New(etcd.Server)}, nil
+}
+
+// await waits until the member is part of the cluster. After an error it is stopped.
+func (v *voter) await(ctx context.Context) error {
 	select {
-	case <-etcd.Server.ReadyNotify():
-	case <-etcd.Server.StopNotify():
-		etcd.Close()
-		return nil, errors.New("start etcd: it stopped before it was ready; was the member removed meanwhile?")
+	case <-v.etcd.Server.ReadyNotify():
+		return nil
+	case <-v.etcd.Server.StopNotify():
+		v.etcd.Close()
+		return errors.New("start etcd: it stopped before it was ready; was the member removed meanwhile?")
 	case <-ctx.Done():
 		v.kill()
-		return nil, fmt.Errorf("start etcd: not ready: %w", context.Cause(ctx))
+		return fmt.Errorf("start etcd: not ready: %w", context.Cause(ctx))
 	}
-	v.client = v3client.New(etcd.Server)
-	return v, nil
 }
 
 func wipe(dir string) error {
@@ -210,8 +231,7 @@ func JoinVoter(ctx context.Context, cfg Config, endpoints []string) (*Store, err
 
 // PromoteSelf turns a client into a voter, at run time: remove the member of an earlier boot, add a
 // learner, start it, wait until it has caught up, promote it. It tries until it succeeds or the context
-// ends; the store answers as a client meanwhile. etcd adds a learner only when the voters have been
-// connected for 5 s, unless there is one voter only: the two that join the first one should come together.
+// ends; the store answers as a client meanwhile.
 func (s *Store) PromoteSelf(ctx context.Context) error {
 	s.promoting.Lock()
 	defer s.promoting.Unlock()
@@ -219,6 +239,16 @@ func (s *Store) PromoteSelf(ctx context.Context) error {
 		return nil
 	}
 	s.ending.Wait()
+	ctx, abandon := context.WithCancel(ctx)
+	defer abandon()
+	s.mu.Lock()
+	s.abandon = abandon
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		s.abandon = nil
+		s.mu.Unlock()
+	}()
 	var last error
 	for {
 		v, err := s.becomeMember(ctx)
@@ -226,11 +256,14 @@ func (s *Store) PromoteSelf(ctx context.Context) error {
 			s.setVoter(v)
 			return nil
 		}
+		if err := s.pledged(); err != nil {
+			return fmt.Errorf("become a voter: %w", err)
+		}
 		if ctx.Err() == nil {
 			last = err
 			s.cfg.Log.Info("not a voter yet, trying again", "err", err)
 		}
-		if !pause(ctx, 500*time.Millisecond) {
+		if !pause(ctx, 200*time.Millisecond) {
 			return fmt.Errorf("become a voter: %w", errors.Join(context.Cause(ctx), last))
 		}
 	}
@@ -240,8 +273,14 @@ func (s *Store) PromoteSelf(ctx context.Context) error {
 // next one, or Keep, removes.
 func (s *Store) becomeMember(ctx context.Context) (*voter, error) {
 	pu := s.cfg.peerURL()
-	members, err := s.memberList(ctx)
+	if err := s.pledged(); err != nil {
+		return nil, err
+	}
+	members, st, err := s.membersAndState(ctx)
 	if err != nil {
+		return nil, err
+	}
+	if err := mayJoin(st, s.cfg.Name, s.cfg.BootID); err != nil {
 		return nil, err
 	}
 	// Remove before adding: four members of which one is dead tolerate no more failures than three, and
@@ -249,23 +288,22 @@ func (s *Store) becomeMember(ctx context.Context) (*voter, error) {
 	for _, m := range members {
 		node, _, named := splitMemberName(m.Name)
 		if named && node == s.cfg.Name || len(m.PeerURLs) > 0 && m.PeerURLs[0] == pu.String() {
+			if err := mayRemove(st, m, s.cfg.memberName()); err != nil {
+				return nil, err
+			}
 			if err := s.memberRemove(ctx, m.ID); err != nil {
 				return nil, fmt.Errorf("remove the member of an earlier boot (%s): %w", m.Name, err)
 			}
 		}
 	}
-	var added *clientv3.MemberAddResponse
-	err = s.do(ctx, func(ctx context.Context, c *clientv3.Client) (err error) {
-		added, err = c.MemberAddAsLearner(ctx, []string{pu.String()})
-		return err
-	}, longTry)
+	all, id, err := s.addLearner(ctx, pu.String(), members)
 	if err != nil {
-		return nil, fmt.Errorf("add a learner: %w", err)
+		return nil, err
 	}
 	var initial []string
-	for _, m := range added.Members {
+	for _, m := range all {
 		name := m.Name
-		if m.ID == added.Member.ID {
+		if m.ID == id {
 			name = s.cfg.memberName()
 		} else if name == "" {
 			name = fmt.Sprintf("unstarted-%x", m.ID)
@@ -282,9 +320,13 @@ func (s *Store) becomeMember(ctx context.Context) (*voter, error) {
 		err := s.do(ctx, func(ctx context.Context, c *clientv3.Client) error {
 			_, err := c.MemberPromote(ctx, v.id)
 			return err
-		}, longTry)
+		}, changeTry)
 		if err == nil || isPromoted(err) {
 			return v, nil
+		}
+		if err := s.pledged(); err != nil {
+			v.kill()
+			return nil, err
 		}
 		select {
 		case <-v.etcd.Server.StopNotify():
@@ -297,6 +339,31 @@ func (s *Store) becomeMember(ctx context.Context) (*voter, error) {
 			return nil, fmt.Errorf("promote the learner: %w", err)
 		}
 	}
+}
+
+// addLearner adds a learner at the URL and returns all members and its id. If an attempt was applied and its
+// answer lost, that learner is the one that was not there before: to add another would be refused, and to
+// start over takes long where answers are lost.
+func (s *Store) addLearner(ctx context.Context, url string, before []*pb.Member) ([]*pb.Member, uint64, error) {
+	var added *clientv3.MemberAddResponse
+	err := s.do(ctx, func(ctx context.Context, c *clientv3.Client) (err error) {
+		added, err = c.MemberAddAsLearner(ctx, []string{url})
+		return err
+	}, changeTry)
+	if err == nil {
+		return added.Members, added.Member.ID, nil
+	}
+	if errors.Is(err, rpctypes.ErrPeerURLExist) || errors.Is(err, rpctypes.ErrMemberExist) {
+		all, lerr := s.memberList(ctx)
+		for _, m := range all {
+			known := slices.ContainsFunc(before, func(b *pb.Member) bool { return b.ID == m.ID })
+			if !known && m.Name == "" && m.IsLearner && slices.Contains(m.PeerURLs, url) {
+				return all, m.ID, nil
+			}
+		}
+		err = errors.Join(err, lerr)
+	}
+	return nil, 0, fmt.Errorf("add a learner: %w", err)
 }
 
 // MoveLeader hands etcd's leadership to another voter, so that a planned stop costs no election. Nil
@@ -338,16 +405,9 @@ func (s *Store) Leave(ctx context.Context) error {
 		return fmt.Errorf("leave: %w", err)
 	}
 	s.setVoter(nil) // ask the others: an answer from here may not come any more
-	for {
-		err := s.memberRemove(ctx, v.id)
-		if err == nil {
-			break
-		}
-		// etcd refuses within 5 s of another change of members.
-		if !errors.Is(err, rpctypes.ErrUnhealthy) || !pause(ctx, 500*time.Millisecond) {
-			s.setVoter(v)
-			return fmt.Errorf("leave: %w", err)
-		}
+	if err := s.memberRemove(ctx, v.id); err != nil {
+		s.setVoter(v)
+		return fmt.Errorf("leave: %w", err)
 	}
 	s.ending.Go(v.kill)
 	return nil

@@ -47,6 +47,9 @@ func (s *Store) Watch(ctx context.Context, fn func(st *cluster.State, leader boo
 			}
 			if is := s.Leader(); news || is != leader {
 				st, leader = b.next, is
+				if b.copied[cluster.KeyNodes] {
+					s.wakeKeep()
+				}
 				return fn(st, leader)
 			}
 			return nil
@@ -55,6 +58,14 @@ func (s *Store) Watch(ctx context.Context, fn func(st *cluster.State, leader boo
 			return err
 		}
 		s.cfg.Log.Info("the ledger's history since the last look is gone; reading it anew", "revision", st.Revision)
+	}
+}
+
+// wakeKeep has Keep look now.
+func (s *Store) wakeKeep() {
+	select {
+	case s.nodesChanged <- struct{}{}:
+	default:
 	}
 }
 
@@ -100,7 +111,12 @@ func (s *Store) followAt(ctx context.Context, c *conn, prefix string, revision *
 	var asking sync.WaitGroup
 	defer asking.Wait()
 	defer cancel()
+	// Watch returns when the endpoint has taken it, and one that has just died never does.
+	opening := time.AfterFunc(s.cfg.WatchSilence, cancel)
 	events := c.client.Watch(ctx, prefix, clientv3.WithPrefix(), clientv3.WithRev(*revision+1))
+	if !opening.Stop() {
+		return errSilent
+	}
 	// The endpoint is asked for its progress all the time, so that a dead one is known by its silence:
 	// gRPC would need 10 s to find out.
 	asking.Go(func() {

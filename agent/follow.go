@@ -1,0 +1,222 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/skein-os/skein/agent/admission"
+	"github.com/skein-os/skein/agent/cluster"
+	"github.com/skein-os/skein/agent/pki"
+)
+
+// This file is the other side of the restoration of a ledger (package store): a machine that has no vote
+// promises itself to the member that is alone with its copy. A machine that joins does so before it is
+// admitted; one that is a member without a vote, when the ledger falls silent.
+
+// pledgeFile keeps what this boot has promised, for the next agent.
+const pledgeFile = "pledge.json"
+
+func (a *Agent) promised() (*cluster.Pledge, error) {
+	data, err := os.ReadFile(a.path(pledgeFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	var p cluster.Pledge
+	if err == nil {
+		err = json.Unmarshal(data, &p)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("what this boot promised is not readable, so it must not join another ledger; reboot the node: %w", err)
+	}
+	return &p, nil
+}
+
+func (a *Agent) released() error {
+	if err := os.Remove(a.path(pledgeFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("take back a promise: %w", err)
+	}
+	return nil
+}
+
+// roundsBefore a promise: a member that could not admit this machine for a moment should be able to.
+const roundsBefore = 2
+
+// choose promises this machine to one of the members that are alone, if there is no other way in. A promise
+// to an earlier boot of a member is over when the member is heard in another.
+func (a *Agent) choose(given *cluster.Pledge, alone []cluster.Pledge) error {
+	if len(alone) == 0 {
+		a.strandedRounds = 0
+		return nil
+	}
+	to := slices.MinFunc(alone, func(x, y cluster.Pledge) int { return strings.Compare(x.Node, y.Node) })
+	if given != nil && given.ClusterID == to.ClusterID {
+		at := slices.IndexFunc(alone, func(p cluster.Pledge) bool { return p.Node == given.Node })
+		if at < 0 || alone[at].BootID == given.BootID {
+			return nil
+		}
+		to = alone[at]
+	} else if a.strandedRounds++; a.strandedRounds < roundsBefore {
+		return nil
+	}
+	a.log.Warn("no member can admit this machine; it will follow the one that still has the ledger", "node", to.Node, "boot", to.BootID)
+	return a.store(pledgeFile, to)
+}
+
+// followEvery is how often a member without a vote looks whether the ledger has lost its majority.
+const followEvery = time.Second
+
+// follow promises this node to a voter that is alone, while the node itself has no vote.
+func (p *parts) follow(ctx context.Context) {
+	tick := time.NewTicker(followEvery)
+	defer tick.Stop()
+	var warned string
+	fresh := map[string]freshMachine{}
+	for {
+		p.hearFresh(fresh)
+		if since, _ := p.store.Frozen(); since > 0 && !p.store.Voter() && ledgerGone(p.state.Load(), p.a.id.Name, fresh, time.Now()) {
+			p.abandonLedger()
+			return
+		}
+		if err := p.followOnce(ctx); err != nil && ctx.Err() == nil && err.Error() != warned {
+			warned = err.Error()
+			p.a.log.Warn("the ledger has lost its majority", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// freshMachine is a machine of this cluster's seed that was heard to be in no cluster.
+type freshMachine struct {
+	boot string
+	at   time.Time
+}
+
+// heardFor is for how long a beacon counts: some of them may be lost.
+const heardFor = 5 * time.Second
+
+// hearFresh takes the beacons that came since the last look.
+func (p *parts) hearFresh(fresh map[string]freshMachine) {
+	for {
+		select {
+		case data := <-p.a.beacons:
+			b, err := admission.DecodeBeacon(p.a.token(), data)
+			switch {
+			case err != nil || b.Cluster != p.a.seed.Cluster:
+			case b.Member():
+				delete(fresh, b.Name)
+			default:
+				fresh[b.Name] = freshMachine{b.BootID, time.Now()}
+			}
+		default:
+			return
+		}
+	}
+}
+
+// ledgerGone tells that nobody can have a copy of the ledger any more: every node that has a vote in it was
+// just heard in another boot, and in no cluster. Such a machine would ask the rest for ever to admit it.
+func ledgerGone(st *cluster.State, self string, fresh map[string]freshMachine, now time.Time) bool {
+	votes := 0
+	for i := range st.Nodes {
+		n := &st.Nodes[i]
+		if n.Name == self || !n.Voter && n.MemberID == 0 {
+			continue
+		}
+		votes++
+		if f, ok := fresh[n.Name]; !ok || f.boot == n.BootID || now.Sub(f.at) > heardFor {
+			return false
+		}
+	}
+	return votes > 0
+}
+
+// abandonLedger ends this boot, so that the machines can form the cluster anew.
+func (p *parts) abandonLedger() {
+	const reason = "all nodes that had the ledger have restarted: it is gone, and this node has no copy of it"
+	p.a.log.Error(reason)
+	if err := p.a.opts.PID1.StopServices(); err != nil {
+		p.a.log.Error("stop services", "err", err)
+	}
+	if err := p.a.opts.PID1.Reboot(reason); err != nil {
+		p.a.log.Error("reboot", "err", err)
+	}
+}
+
+func (p *parts) followOnce(ctx context.Context) error {
+	given, err := p.a.promised()
+	if err != nil {
+		return err
+	}
+	since, _ := p.store.Frozen()
+	if given == nil && (since == 0 || p.store.Voter()) {
+		return nil
+	}
+	st := p.state.Load()
+	if given != nil {
+		to := st.Node(given.Node)
+		if st.Meta.Incarnation > given.Incarnation || to != nil && to.BootID != given.BootID {
+			return p.free()
+		}
+		if err := p.store.Promise(given); err != nil { // again, if the agent was restarted
+			return err
+		}
+	}
+	var errs []error
+	for i := range st.Nodes {
+		n := &st.Nodes[i]
+		if n.Name == p.a.id.Name || given == nil && n.MemberID == 0 || given != nil && n.Name != given.Node {
+			continue
+		}
+		err := p.ask(ctx, n, given)
+		var alone *admission.Stranded
+		switch {
+		case err == nil && given != nil: // it has a leader again
+			return p.free()
+		case errors.As(err, &alone) && given == nil:
+			if err := p.store.Promise(&alone.Pledge); err != nil {
+				return err
+			}
+			if err := p.a.store(pledgeFile, alone.Pledge); err != nil {
+				return err
+			}
+			p.a.log.Warn("this node follows the one that still has the ledger", "node", n.Name)
+			return nil
+		case err != nil && alone == nil:
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// free ends a promise: the ledger that it was given to answers.
+func (p *parts) free() error {
+	if err := p.a.released(); err != nil {
+		return err
+	}
+	return p.store.Promise(nil)
+}
+
+// ask asks a member to admit this boot, which is admitted: the answer tells how the member's ledger is.
+func (p *parts) ask(ctx context.Context, n *cluster.Node, given *cluster.Pledge) error {
+	key, err := pki.NewKey()
+	if err != nil {
+		return err
+	}
+	addr := netip.AddrPortFrom(p.m.Meta.Network.NodeAddr(n.Number), cluster.PortAPI)
+	_, err = admission.Join(ctx, addr, p.a.token(), key, admission.Request{
+		Cluster: p.a.seed.Cluster, Name: p.a.id.Name, MachineID: p.a.id.MachineID, BootID: p.a.id.BootID,
+		Links: p.a.links.List(), CPUs: p.a.id.CPUs, Memory: p.a.id.Memory, Software: p.a.opts.Version, Pledge: given,
+	})
+	return err
+}

@@ -1,0 +1,388 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/etcdutl/v3/snapshot"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
+
+	"github.com/skein-os/skein/agent/cluster"
+)
+
+// revisionBump is by how much the revision rises when a ledger is restored: more than anybody can have
+// committed that this member did not see. At a thousand transactions a second that would be eleven days.
+const revisionBump = 1_000_000_000
+
+// Stranded tells that this node's member votes in a ledger without a leader, for longer than an election
+// takes: it can commit nothing, and nobody can through it. It returns what a machine that asks to join may
+// pledge to.
+func (s *Store) Stranded() (cluster.Pledge, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.local == nil || s.lost.IsZero() || time.Since(s.lost) < s.cfg.RestoreAfter || s.frozenMeta.ID == "" {
+		return cluster.Pledge{}, false
+	}
+	return cluster.Pledge{ClusterID: s.frozenMeta.ID, Node: s.cfg.Name, BootID: s.cfg.BootID, Incarnation: s.frozenMeta.Incarnation}, true
+}
+
+// Frozen tells since when the ledger takes no commits, as far as this node knows, and what is missing, in
+// clauses; zero while it does.
+func (s *Store) Frozen() (since time.Duration, waits []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lost.IsZero() || time.Since(s.lost) < s.cfg.RestoreAfter {
+		return 0, nil
+	}
+	return time.Since(s.lost), s.waits
+}
+
+// Incarnation is that of the ledger that was last restored here, 0 if none was: a State of a lower one is
+// what was before.
+func (s *Store) Incarnation() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.restored
+}
+
+// Asked takes evidence: a machine has just proved the join token, and that it is in this boot. It counts
+// while the ledger has no leader.
+func (s *Store) Asked(node, machineID, bootID string, p cluster.Pledge) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lost.IsZero() {
+		return
+	}
+	s.asked[node] = asked{time.Now(), evidence{machineID: machineID, bootID: bootID,
+		pledged: p.Node == s.cfg.Name && p.BootID == s.cfg.BootID && p.ClusterID == s.frozenMeta.ID}}
+}
+
+// asked is evidence and when it came.
+type asked struct {
+	at time.Time
+	evidence
+}
+
+// LocalSecret reads a secret from this member's own copy, without asking the others.
+func (s *Store) LocalSecret(ctx context.Context, name string) (data []byte, err error) {
+	v := s.voter()
+	if v == nil {
+		return nil, errors.New("this node has no copy of the ledger")
+	}
+	r, err := v.client.Get(ctx, cluster.KeySecrets+name, clientv3.WithSerializable())
+	if err != nil {
+		return nil, fmt.Errorf("read secret %s from the own copy: %w", name, err)
+	}
+	if len(r.Kvs) == 0 {
+		return nil, fmt.Errorf("secret %s: %w", name, ErrNoSecret)
+	}
+	return data, json.Unmarshal(r.Kvs[0].Value, &data)
+}
+
+// Promise gives a pledge, or takes it back (nil): while it holds this store does not become a voter. When it
+// returns, no attempt is under way, and nothing is left of one. An error: this node votes, or may.
+func (s *Store) Promise(p *cluster.Pledge) error {
+	s.mu.Lock()
+	s.pledge = p
+	if p != nil && s.abandon != nil {
+		s.abandon()
+	}
+	s.mu.Unlock()
+	if p == nil {
+		return nil
+	}
+	s.promoting.Lock()
+	defer s.promoting.Unlock()
+	if s.voter() != nil {
+		s.mu.Lock()
+		s.pledge = nil
+		s.mu.Unlock()
+		return errors.New("a voter cannot promise its vote away")
+	}
+	s.ending.Wait()
+	return wipe(s.cfg.DataDir)
+}
+
+var errPledged = errors.New("this node has promised to follow another ledger")
+
+// pledged is not nil while a pledge holds.
+func (s *Store) pledged() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pledge == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: that of %s", errPledged, s.pledge.Node)
+}
+
+// noteLeader keeps since when there has been no leader. Called with mu held.
+func (s *Store) noteLeader(there bool) {
+	switch {
+	case there:
+		s.lost, s.waits = time.Time{}, nil
+		clear(s.asked)
+	case s.lost.IsZero():
+		s.lost = time.Now()
+	}
+}
+
+// recover restores the ledger on this member alone, if it has lost its majority for good and that is safe.
+func (s *Store) recover(ctx context.Context) error {
+	s.mu.Lock()
+	without := time.Duration(0)
+	if !s.lost.IsZero() {
+		without = time.Since(s.lost)
+	}
+	s.mu.Unlock()
+	if without < s.cfg.RestoreAfter {
+		return nil
+	}
+	s.promoting.Lock()
+	defer s.promoting.Unlock()
+	v := s.voter()
+	if v == nil {
+		return nil
+	}
+	st, verdict, err := s.judge(ctx, v)
+	if err != nil || !verdict.restore {
+		return err
+	}
+	s.cfg.Log.Warn("restoring the ledger on this node alone: all other nodes wait for it", "revision", st.Revision)
+	s.setVoter(nil)
+	v.kill()
+	v, err = s.restore(ctx, v.applied())
+	if v == nil { // whatever is there now, old or restored, is tried again at the next look
+		v, _ = s.frozen(ctx, err)
+	}
+	if v != nil {
+		s.setVoter(v)
+	}
+	if err != nil {
+		return fmt.Errorf("restore the ledger: %w", err)
+	}
+	return nil
+}
+
+// judge decides on what the member's own copy of the ledger says.
+func (s *Store) judge(ctx context.Context, v *voter) (*cluster.State, verdict, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.CommitTimeout)
+	defer cancel()
+	st, err := s.readFrom(ctx, v.client, clientv3.WithSerializable())
+	if err != nil {
+		return nil, verdict{}, fmt.Errorf("read the own copy of the ledger: %w", err)
+	}
+	x := stranded{self: cluster.Node{Name: s.cfg.Name, BootID: s.cfg.BootID}, after: s.cfg.RestoreAfter, nodes: st.Nodes, asked: map[string]evidence{}}
+	for _, m := range v.etcd.Server.Cluster().Members() {
+		if uint64(m.ID) == v.id {
+			x.voter = !m.IsLearner
+		}
+		x.members = append(x.members, copyHolder{m.Name, m.IsLearner})
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.frozenMeta = st.Meta
+	if !s.lost.IsZero() {
+		x.without = time.Since(s.lost)
+	}
+	for name, a := range s.asked {
+		a.age = time.Since(a.at)
+		x.asked[name] = a.evidence
+	}
+	d := judge(x)
+	s.waits = d.waits
+	return st, d, nil
+}
+
+func (v *voter) applied() uint64 { return v.etcd.Server.AppliedIndex() }
+
+// restore makes the stopped member's log the ledger of a new cluster with this member alone, and starts it.
+// Whatever fails before the old log is replaced leaves the member as it was, frozen.
+func (s *Store) restore(ctx context.Context, applied uint64) (*voter, error) {
+	// All that is in the log becomes part of the ledger, committed or not: this member may have
+	// acknowledged it for a leader that then told a client that it is done.
+	last, err := commitLog(s.cfg.DataDir, s.cfg.Log)
+	if err != nil {
+		return s.frozen(ctx, err)
+	}
+	if last > applied {
+		v, err := s.openOwn()
+		if err != nil {
+			return nil, err
+		}
+		for v.applied() < last {
+			select {
+			case <-v.etcd.Server.StopNotify():
+				v.etcd.Close()
+				return nil, errors.New("the others have removed this member")
+			default:
+			}
+			if !pause(ctx, 10*time.Millisecond) {
+				v.kill()
+				return nil, fmt.Errorf("apply what is left of the log: %w", context.Cause(ctx))
+			}
+		}
+		// What was left may have named more nodes.
+		_, d, err := s.judge(ctx, v)
+		if err != nil || !d.restore {
+			return v, err
+		}
+		v.kill()
+	}
+	old, next := filepath.Join(s.cfg.DataDir, "member"), filepath.Join(s.cfg.DataDir, "restored")
+	if err := os.RemoveAll(next); err != nil {
+		return s.frozen(ctx, err)
+	}
+	s.mu.Lock()
+	meta := s.frozenMeta
+	s.mu.Unlock()
+	pu := s.cfg.peerURL()
+	err = snapshot.NewV3(zapLogger(s.cfg.Log)).Restore(snapshot.RestoreConfig{
+		SnapshotPath: filepath.Join(old, "snap", "db"), SkipHashCheck: true, // it is the member's own file
+		Name: s.cfg.memberName(), OutputDataDir: next, PeerURLs: []string{pu.String()},
+		InitialCluster: s.cfg.memberName() + "=" + pu.String(),
+		// Another token is another cluster: a member of the old one is refused by its id.
+		InitialClusterToken: fmt.Sprintf("%s.%d.%s", meta.ID, meta.Incarnation+1, s.cfg.BootID),
+		RevisionBump:        revisionBump, MarkCompacted: true,
+	})
+	if err != nil {
+		return s.frozen(ctx, err)
+	}
+	if err := os.Rename(old, filepath.Join(s.cfg.DataDir, "lost")); err != nil {
+		return s.frozen(ctx, err)
+	}
+	if err := os.Rename(filepath.Join(next, "member"), old); err != nil {
+		return nil, err
+	}
+	for _, rest := range []string{"lost", "restored"} {
+		if err := os.RemoveAll(filepath.Join(s.cfg.DataDir, rest)); err != nil {
+			s.cfg.Log.Warn("what is left of the old ledger takes memory", "err", err)
+		}
+	}
+	v, err := s.openOwn()
+	if err != nil {
+		return nil, err
+	}
+	if err := v.await(ctx); err != nil {
+		return nil, err
+	}
+	for {
+		tctx, cancel := context.WithTimeout(ctx, s.cfg.CommitTimeout)
+		err := s.announceRestored(tctx, v)
+		cancel()
+		if err == nil || !pause(ctx, s.cfg.TryTimeout) {
+			return v, err
+		}
+	}
+}
+
+// openOwn starts this node's member with the log it has, and does not wait for a leader.
+func (s *Store) openOwn() (*voter, error) {
+	pu := s.cfg.peerURL()
+	return openVoter(&s.cfg, "", embed.ClusterStateFlagExisting, []string{s.cfg.memberName() + "=" + pu.String()}, false)
+}
+
+// frozen starts the member as it was after a failed attempt.
+func (s *Store) frozen(ctx context.Context, why error) (*voter, error) {
+	v, err := s.openOwn()
+	if err != nil {
+		return nil, errors.Join(why, err)
+	}
+	s.cfg.Log.Error("the ledger could not be restored and stays frozen", "err", why)
+	return v, nil
+}
+
+// announceRestored raises the incarnation and commits, with it, that the earlier boots of the nodes that
+// restarted are over.
+func (s *Store) announceRestored(ctx context.Context, v *voter) error {
+	st, err := s.readFrom(ctx, v.client)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	boots := map[string]string{}
+	for name, a := range s.asked {
+		boots[name] = a.bootID
+	}
+	s.mu.Unlock()
+	meta := st.Meta
+	meta.Incarnation++
+	meta.RestoredFrom = st.Revision - revisionBump
+	var restarted []string
+	puts := []clientv3.Op{}
+	put := func(key string, value any) error {
+		data, err := json.Marshal(value)
+		puts = append(puts, clientv3.OpPut(key, string(data)))
+		return err
+	}
+	for _, n := range st.Nodes {
+		if boot, ok := boots[n.Name]; ok && boot != n.BootID && n.State != cluster.NodeLost {
+			n.State, n.Voter, n.MemberID = cluster.NodeLost, false, 0
+			n.Reason = fmt.Sprintf("it asked to join in a new boot (%.8s): this one (%.8s) has ended", boot, n.BootID)
+			restarted = append(restarted, n.Name)
+			if err := put(n.Key(), n); err != nil {
+				return err
+			}
+		}
+	}
+	event := cluster.Event{Time: time.Now(), Node: s.cfg.Name, Kind: cluster.EventCluster, Subject: s.cfg.Name,
+		Text: fmt.Sprintf("the ledger was restored on %s alone, as its incarnation %d", s.cfg.Name, meta.Incarnation),
+		Why: fmt.Sprintf("it had lost its majority for good: %s restarted and every other node follows %s; what only the lost voters knew is lost",
+			strings.Join(restarted, ", "), s.cfg.Name)}
+	if err := errors.Join(put(cluster.KeyMeta, meta), put(s.eventKey(), event)); err != nil {
+		return err
+	}
+	if _, err := v.client.Txn(ctx).Then(puts...).Commit(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.restored = meta.Incarnation
+	return nil
+}
+
+// commitLog marks everything in a stopped member's log as committed and returns the index of its end.
+func commitLog(dataDir string, log *slog.Logger) (last uint64, err error) {
+	fail := func(err error) (uint64, error) { return 0, fmt.Errorf("commit what is left of the log: %w", err) }
+	lg, dir := zapLogger(log), filepath.Join(dataDir, "member", "wal")
+	at := &walpb.Snapshot{}
+	snaps, err := wal.ValidSnapshotEntries(lg, dir)
+	if err != nil {
+		return fail(err)
+	}
+	if len(snaps) > 0 {
+		at = snaps[len(snaps)-1]
+	}
+	w, err := wal.Open(lg, dir, at)
+	if err != nil {
+		return fail(err)
+	}
+	defer func() {
+		if cerr := w.Close(); err == nil && cerr != nil {
+			last, err = fail(cerr)
+		}
+	}()
+	_, hard, entries, err := w.ReadAll()
+	if err != nil {
+		return fail(err)
+	}
+	last = hard.GetCommit()
+	if len(entries) == 0 || entries[len(entries)-1].GetIndex() <= last {
+		return last, nil
+	}
+	last = entries[len(entries)-1].GetIndex()
+	hard.Commit = &last
+	if err := w.Save(hard, nil); err != nil {
+		return fail(err)
+	}
+	return last, nil
+}
