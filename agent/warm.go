@@ -20,6 +20,11 @@ const (
 // keepWarm makes containers ahead for the instances that would come here if another node were lost: a
 // takeover then starts nothing that could have been ready.
 func (p *parts) keepWarm(ctx context.Context) {
+	select { // what an earlier agent made ahead is removed first
+	case <-p.runner.Adopted():
+	case <-ctx.Done():
+		return
+	}
 	timer := time.NewTimer(warmDelay)
 	defer timer.Stop()
 	for {

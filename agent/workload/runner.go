@@ -51,6 +51,8 @@ type Runner struct {
 	list   map[string]cluster.Instance
 	isSet  bool
 	change chan struct{} // one token: the list has changed
+
+	adopted chan struct{}
 }
 
 // NewRunner makes a Runner; Run makes it work.
@@ -58,7 +60,7 @@ func NewRunner(cfg RunnerConfig) *Runner {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	return &Runner{cfg: cfg, change: make(chan struct{}, 1)}
+	return &Runner{cfg: cfg, change: make(chan struct{}, 1), adopted: make(chan struct{})}
 }
 
 // Set says what must run here, completely: what is not in the list is stopped and removed. It returns at
@@ -77,6 +79,9 @@ func (r *Runner) Set(instances []cluster.Instance) {
 	}
 }
 
+// Adopted is closed when Run has looked through all containers that an earlier agent left.
+func (r *Runner) Adopted() <-chan struct{} { return r.adopted }
+
 // Run works until ctx ends, and then leaves all containers running. It returns only when no goroutine of
 // it is left.
 func (r *Runner) Run(ctx context.Context) error {
@@ -88,6 +93,7 @@ func (r *Runner) Run(ctx context.Context) error {
 		// Those that could not be adopted must not keep the others from being looked after.
 		r.cfg.Log.Error("not all containers could be taken over", "err", err)
 	}
+	close(r.adopted)
 	found := map[string]*container.Running{}
 	for i := range adopted {
 		found[adopted[i].Instance.ID] = &adopted[i]
