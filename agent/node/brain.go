@@ -22,6 +22,9 @@ type Config struct {
 	StatusDelay time.Duration
 	// JoinPatience is for how long a node that is joining may stay silent; default 15 s.
 	JoinPatience time.Duration
+	// Decided, if set, is told of each decision of the coordinator after it was sent on its way to the
+	// ledger. It must not block and must not change what it is given.
+	Decided func(Decided)
 }
 
 const (

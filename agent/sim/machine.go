@@ -132,7 +132,7 @@ func (m *machine) sync() {
 			m.admit(rec)
 			return
 		}
-		cfg := node.Config{Member: s.cfg.Member}
+		cfg := node.Config{Member: s.cfg.Member, Decided: s.decided}
 		if l := s.cfg.leaseOf[m.name]; l > 0 {
 			cfg.Member.Lease = l
 		}
