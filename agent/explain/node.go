@@ -67,7 +67,7 @@ func (in *Input) node(n *cluster.Node) Answer {
 		if inst.Node == n.Name && (n.State == cluster.NodeLost || inst.BootID != n.BootID) {
 			say("%s/%s.%d was there and runs nowhere: there is no node that may have it ('skein why %s/%s' says why).", inst.Stack, inst.Service, inst.Slot, inst.Stack, inst.Service)
 		}
-		if o := inst.After; o != nil && o.Node == n.Name {
+		if o := inst.After; o != nil && o.Node == n.Name && !in.proved(inst) {
 			if p := takeover.Prove(inst.Spec.Safety, *o, n, in.Snapshot.Evidence[incarnation(o)]); !p.OK {
 				say("%s waits with %s/%s.%d: %s.", inst.Node, inst.Stack, inst.Service, inst.Slot, p.Text)
 			}
@@ -116,4 +116,12 @@ func (in *Input) movedFrom(node string, l *lossRecord) (moved, ids []string) {
 
 func incarnation(o *cluster.Owner) plan.Incarnation {
 	return plan.Incarnation{Node: o.Node, BootID: o.BootID}
+}
+
+// proved tells that the owner of a claim has written down its proof against the owner before.
+func (in *Input) proved(inst *cluster.Instance) bool {
+	slot := fmt.Sprintf("%s/%s.%d", inst.Stack, inst.Service, inst.Slot)
+	return slices.ContainsFunc(in.Events, func(e cluster.Event) bool {
+		return e.Kind == cluster.EventFence && e.Subject == slot && e.Node == inst.Node && strings.Contains(e.Text, "in place of "+inst.After.Node)
+	})
 }

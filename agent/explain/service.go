@@ -251,7 +251,10 @@ func (in *Input) sentences(svc *cluster.Service, s *Slot) []string {
 	if !s.Since.IsZero() {
 		since = " since " + in.clock(s.Since)
 	}
+	unheard := in.Snapshot.Silent[s.Node]
 	switch {
+	case s.Node != "" && unheard != "" && s.State == cluster.InstanceRunning:
+		out = append(out, fmt.Sprintf("%s ran on %s, as far as the ledger knows, but that node %s now.", name, s.Node, unheard))
 	case s.Node == "":
 		return []string{fmt.Sprintf("%s does not run anywhere: %s.", name, s.Waits)}
 	case s.State == cluster.InstanceRunning:
@@ -266,7 +269,7 @@ func (in *Input) sentences(svc *cluster.Service, s *Slot) []string {
 	if s.Waits != "" {
 		out = append(out, "It waits: "+s.Waits+".")
 	}
-	if c := considered(name, s); c != "" {
+	if c := considered(svc, s); c != "" {
 		out = append(out, c)
 	} else if inst := in.claimOf(s); inst != nil {
 		out = append(out, "Why there: "+inst.Reason+".")
@@ -297,34 +300,45 @@ func (in *Input) claimOf(s *Slot) *cluster.Instance {
 }
 
 // considered is the choice of the node in words.
-func considered(name string, s *Slot) string {
+func considered(svc *cluster.Service, s *Slot) string {
 	var refused, fit []string
-	var best *plan.Candidate
+	best := ""
 	for i := range s.Considered {
 		c := &s.Considered[i]
-		switch {
-		case c.Refused != "":
+		if c.Refused != "" {
 			refused = append(refused, c.Node+" "+c.Refused)
-		case c.Chosen:
-			best = c
-		default:
-			fit = append(fit, c.Node+" "+figures(c))
+			continue
 		}
+		if c.Chosen {
+			best = c.Node
+		}
+		what := fmt.Sprintf("%s, %s, %s", count(c.Same), count(c.Stack), free(c))
+		if len(fit) == 0 {
+			what = fmt.Sprintf("it had %s of %s, %s of stack %s and %s", count(c.Same), svc.FullName(), count(c.Stack), svc.Stack, free(c))
+		}
+		fit = append(fit, c.Node+" ("+what+")")
 	}
-	if best == nil {
+	if best == "" {
 		return ""
 	}
-	out := fmt.Sprintf("Why %s: ", best.Node)
+	out := fmt.Sprintf("Why %s: ", best)
 	if len(refused) > 0 {
-		out += strings.Join(refused, "; ") + ". "
+		out += strings.Join(refused, ", ") + "; "
 	}
-	if len(fit) == 0 {
-		return out + best.Node + " is the only node that fits."
+	if len(fit) == 1 {
+		return out + best + " was the only node that fitted."
 	}
-	return out + fmt.Sprintf("%s fits and %s; %s. The one with the fewest of %s, then of its stack, then with the most free memory is taken.",
-		best.Node, figures(best), strings.Join(fit, "; "), name)
+	return out + fmt.Sprintf("those that fitted were %s. Taken is the one with the fewest of the service, then of the stack, then with the most free memory, then the first by name.",
+		strings.Join(fit, ", "))
 }
 
-func figures(c *plan.Candidate) string {
-	return fmt.Sprintf("had %d of it, %d of its stack and %.1f GiB free", c.Same, c.Stack, float64(c.FreeMemory)/(1<<30))
+func count(n int) string {
+	if n == 0 {
+		return "none"
+	}
+	return fmt.Sprint(n)
+}
+
+func free(c *plan.Candidate) string {
+	return fmt.Sprintf("%.1f GiB of memory free", float64(c.FreeMemory)/(1<<30))
 }

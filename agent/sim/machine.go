@@ -16,7 +16,8 @@ type machine struct {
 	sim    *Sim
 	name   string
 	number uint8
-	voter  bool // comes back as a voter
+	voter  bool          // comes back as a voter
+	like   *cluster.Node // the real node that it stands for, nil if none
 
 	powered bool
 	boot    string
@@ -78,10 +79,14 @@ func (m *machine) newBoot() {
 }
 
 func (m *machine) record(state cluster.NodeState) cluster.Node {
-	return cluster.Node{
+	n := cluster.Node{
 		Name: m.name, Number: m.number, BootID: m.boot, State: state, Links: links(m.number),
 		CPUs: 4, Memory: 4 << 30,
 	}
+	if m.like != nil {
+		n.CPUs, n.Memory, n.Labels = m.like.CPUs, m.like.Memory, m.like.Labels
+	}
+	return n
 }
 
 // startAgent begins a new life of the agent in this boot.
