@@ -50,6 +50,9 @@ type parts struct {
 	publishing, fetching chan struct{}
 	// events waits for room in the ledger; what does not fit is lost, and only tells of links.
 	events chan cluster.Event
+	// decisions wait to be recorded; unrecorded counts those that found no room.
+	decisions  chan node.Decided
+	unrecorded atomic.Int64
 
 	mu sync.Mutex
 	// local are the newest statuses of this node's instances, by ID: published before the ledger has them.
@@ -61,7 +64,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	p := &parts{a: a, m: m, store: m.store, publishing: make(chan struct{}, 1), fetching: make(chan struct{}, 1), events: make(chan cluster.Event, 256),
-		local: map[string]cluster.Status{}}
+		decisions: make(chan node.Decided, mostDecisions), local: map[string]cluster.Status{}}
 	defer p.store.Close()
 	p.state.Store(&cluster.State{Meta: m.Meta})
 	if err := p.open(); err != nil {
@@ -79,7 +82,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	cfg := member.DefaultConfig()
 	cfg.Silent, cfg.Lease = silent, lease
 	cfg.ClusterID, cfg.Key = m.Meta.ID, m.HeartbeatKey
-	brain := node.New(self, node.Config{Member: cfg}, &world{parts: p, ctx: ctx})
+	brain := node.New(self, node.Config{Member: cfg, Decided: p.decided}, &world{parts: p, ctx: ctx})
 	brain.Ledger(first, p.store.Leader())
 
 	go func() {
@@ -113,6 +116,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	run(p.publish)
 	run(p.fetchImages)
 	run(p.writeEvents)
+	run(p.recordDecisions)
 	run(p.keepLinks)
 	run(func(ctx context.Context) { admission.Announce(ctx, a.token(), a, p.beacon, a.log) })
 	run(func(ctx context.Context) { p.serveAPI(ctx, listener, serverTLS) })
