@@ -9,6 +9,12 @@
 //   - Outages are what a client would notice, if a service needs StartTime to start; one that takes longer is
 //     out for that much longer.
 //
+// # What it leaves out
+//
+// The simulated ledger does not choose new voters in place of lost ones, which the store does within seconds
+// where there are more nodes than voters: of a second failure the answer is that of the moments before.
+// Cables and switches are taken to be well, images to be on every node.
+//
 // It is pure and small, so the operator's tool runs it: an answer then costs the nodes one read, a worker
 // carries no simulator, and a state saved from a cluster can be asked later.
 package whatif
