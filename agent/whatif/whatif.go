@@ -37,6 +37,8 @@ type Cluster struct {
 	Coordinator string
 	// Member has the cluster's times of heartbeats and leases; zero: member's defaults.
 	Member member.Config
+	// Silent are nodes that are not heard now, whatever the ledger says of them: they count as off.
+	Silent map[string]string
 }
 
 // StartTime is how long a service takes to start in an answer.
@@ -95,10 +97,10 @@ func Parse(text string, c Cluster) (Fault, error) {
 		switch {
 		case n == nil:
 			return f, fmt.Errorf("what if %q: there is no node %q", text, name)
-		case f.Verb == "on" && n.State != cluster.NodeLost:
+		case f.Verb == "on" && n.State != cluster.NodeLost && c.Silent[name] == "":
 			return f, fmt.Errorf("what if %q: %s is not off, it is %s", text, name, n.State)
-		case f.Verb == "off" && n.State == cluster.NodeLost:
-			return f, fmt.Errorf("what if %q: %s is lost already", text, name)
+		case f.Verb == "off" && (n.State == cluster.NodeLost || c.Silent[name] != ""):
+			return f, fmt.Errorf("what if %q: %s is lost or silent already", text, name)
 		case f.Verb == "drain" && n.State != cluster.NodeOnline:
 			return f, fmt.Errorf("what if %q: only a node that is online can be drained, %s is %s", text, name, n.State)
 		}
@@ -166,6 +168,11 @@ func happen(c Cluster, f Fault) (s *sim.Sim, before map[string]string, out map[s
 	s, err = sim.Live(sim.Config{Seed: 1, Member: c.Member, Start: StartTime}, c.State, c.Coordinator)
 	if err != nil {
 		return nil, nil, nil, err
+	}
+	for i := range c.State.Nodes {
+		if n := &c.State.Nodes[i]; c.Silent[n.Name] != "" && n.State != cluster.NodeLost {
+			s.PowerOff(n.Name)
+		}
 	}
 	s.Rest(time.Second, 10*time.Second) // leases are taken, what was under way ends
 	before, out = s.Where(), map[string]time.Duration{}
@@ -262,7 +269,11 @@ func (r *Result) sentences(s *sim.Sim, c Cluster) []string {
 	}
 	if !r.Majority {
 		total, up, _ := s.Quorum()
-		say("The ledger would lose its majority: %d of %d voters are left. What runs goes on, nothing can be moved or started, and floating addresses fall silent with their leases, until voters are back.", up, total)
+		verb := "would lose its majority"
+		if c.Coordinator == "" {
+			verb = "has no majority now and would have none then"
+		}
+		say("The ledger %s: %d of %d voters are left. What runs goes on, nothing can be moved or started, and floating addresses fall silent with their leases, until voters are back.", verb, up, total)
 		return out
 	}
 	say("The ledger would keep its majority.")

@@ -83,8 +83,9 @@ func planNow(snap api.Snapshot) planned {
 }
 
 func answer(cmd *cobra.Command, snap api.Snapshot, question string) error {
+	now := snap.Input.Snapshot()
 	c := whatif.Cluster{
-		State: snap.Input.Snapshot().State, Coordinator: snap.Coordinator,
+		State: now.State, Silent: now.Silent, Coordinator: snap.Coordinator,
 		Member: member.Config{Interval: snap.Interval, Silent: snap.Silent, Lease: snap.Lease},
 	}
 	f, err := whatif.Parse(question, c)
