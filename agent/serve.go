@@ -53,6 +53,9 @@ type parts struct {
 	events chan cluster.Event
 	// wills are on their way to PID 1; only the newest counts.
 	wills chan control.Will
+	// decisions wait to be recorded; unrecorded counts those that found no room.
+	decisions  chan node.Decided
+	unrecorded atomic.Int64
 
 	mu sync.Mutex
 	// local are the newest statuses of this node's instances, by ID: published before the ledger has them.
@@ -63,8 +66,9 @@ type parts struct {
 func (a *Agent) serve(ctx context.Context, m *membership) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	p := &parts{a: a, m: m, store: m.store, publishing: make(chan struct{}, 1), fetching: make(chan struct{}, 1), warming: make(chan struct{}, 1), events: make(chan cluster.Event, 256),
-		wills: make(chan control.Will, 1),
+	p := &parts{a: a, m: m, store: m.store,
+		publishing: make(chan struct{}, 1), fetching: make(chan struct{}, 1), warming: make(chan struct{}, 1),
+		events: make(chan cluster.Event, 256), wills: make(chan control.Will, 1), decisions: make(chan node.Decided, mostDecisions),
 		local: map[string]cluster.Status{}}
 	defer p.store.Close()
 	p.state.Store(&cluster.State{Meta: m.Meta})
@@ -92,7 +96,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	cfg := member.DefaultConfig()
 	cfg.Silent, cfg.Lease = silent, lease
 	cfg.ClusterID, cfg.Key = m.Meta.ID, m.HeartbeatKey
-	brain := node.New(self, node.Config{Member: cfg, Resumed: m.resumed}, &world{parts: p, ctx: ctx})
+	brain := node.New(self, node.Config{Member: cfg, Resumed: m.resumed, Decided: p.decided}, &world{parts: p, ctx: ctx})
 	brain.Ledger(first, p.store.Leader())
 
 	go func() {
@@ -129,6 +133,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	run(p.keepWarm)
 	run(p.writeEvents)
 	run(p.leaveWills)
+	run(p.recordDecisions)
 	run(p.keepLinks)
 	run(func(ctx context.Context) { admission.Announce(ctx, a.token(), a, p.beacon, a.log) })
 	run(func(ctx context.Context) { p.serveAPI(ctx, listener, serverTLS) })

@@ -16,6 +16,7 @@ import (
 
 // Backend is what the API needs from the node it runs on.
 type Backend interface {
+	Explainer
 	Self() string
 	// State is the newest copy of the ledger; never nil.
 	State() *cluster.State
@@ -95,6 +96,10 @@ func NewServer(b Backend, join http.Handler, role func(*http.Request) (string, s
 	operator := []string{RoleOperator}
 	s.handle("GET /v1/status", reader, s.status)
 	s.handle("GET /v1/events", reader, s.events)
+	s.handle("GET /v1/why", reader, s.why)
+	s.handle("GET /v1/snapshot", reader, s.snapshot)
+	s.handle("GET /v1/decisions", reader, s.decisions)
+	s.handle("GET /v1/decisions/{id}", reader, s.decision)
 	s.handle("PUT /v1/stacks/{stack}", operator, s.deploy)
 	s.handle("DELETE /v1/stacks/{stack}", operator, s.removeStack)
 	s.handle("GET /v1/images", reader, s.images)

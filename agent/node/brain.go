@@ -25,6 +25,9 @@ type Config struct {
 	JoinPatience time.Duration
 	// Resumed: an earlier agent of this boot was a member. Tell that this one goes on.
 	Resumed bool
+	// Decided, if set, is told of each decision of the coordinator after it was sent on its way to the
+	// ledger. It must not block and must not change what it is given.
+	Decided func(Decided)
 }
 
 const (

@@ -132,6 +132,55 @@ func (b *Brain) noteRestarts(now time.Duration) {
 
 // declareLost commits the loss of nodes that are silent, with restraint (see the package comment).
 func (b *Brain) declareLost(now time.Duration) {
+	v := b.judge(now)
+	if len(v.lost) == 0 && len(v.kept) == 0 && v.doubt == "" {
+		b.coord.restrained = false
+		return
+	}
+	if len(v.kept) > 0 && !b.coord.restrained {
+		b.coord.restrained = true
+		b.world.Explain(cluster.Event{
+			Node: b.self.Name, Time: b.world.Wall(), Kind: cluster.EventNode, Subject: v.kept[0],
+			Text: fmt.Sprintf("%s is silent, but is not given up", strings.Join(v.kept, ", ")),
+			Why:  "without it the ledger would have no majority of voters; if it were dead, its loss could not even be written",
+		})
+	}
+	if v.doubt != "" {
+		if !b.coord.restrained {
+			b.coord.restrained = true
+			var names []string
+			for _, l := range v.lost {
+				names = append(names, l.node.Name)
+			}
+			b.world.Explain(cluster.Event{
+				Node: b.self.Name, Time: b.world.Wall(), Kind: cluster.EventNode, Subject: b.self.Name,
+				Text: fmt.Sprintf("%s are silent, but are not given up", strings.Join(names, ", ")), Why: v.doubt,
+			})
+		}
+		return
+	}
+	var written []cluster.Node
+	for _, l := range v.lost {
+		next := *l.node
+		next.State, next.Reason = cluster.NodeLost, l.why
+		if b.writeNode(now, l.node, next, cluster.Event{Text: l.node.Name + " is lost", Why: l.why}) {
+			written = append(written, next)
+		}
+	}
+	if len(written) > 0 {
+		b.decided(Decided{Losses: written, Snapshot: plan.Snapshot{State: b.state, Now: now}})
+	}
+}
+
+// verdict on the nodes that may be lost.
+type verdict struct {
+	lost  []loss
+	kept  []string // silent, but the ledger cannot do without them
+	doubt string   // why none of the lost is given up after all, empty if they are
+}
+
+// judge decides from the ledger and from what is heard, and changes nothing.
+func (b *Brain) judge(now time.Duration) verdict {
 	var losses []loss
 	members, voters, heardVoters := 0, 0, 0
 	for i := range b.state.Nodes {
@@ -151,46 +200,16 @@ func (b *Brain) declareLost(now time.Duration) {
 		if self || p == nil {
 			continue
 		}
-		if why := b.whyLost(n, p); why != "" {
+		if why := b.whyLost(now, n, p); why != "" {
 			losses = append(losses, loss{n, why, p.NewBoot != "" || p.Gasped != ""})
 		}
 	}
-	losses, kept := b.affordable(losses)
-	if len(losses) == 0 && len(kept) == 0 {
-		b.coord.restrained = false
-		return
+	v := verdict{}
+	v.lost, v.kept = b.affordable(losses)
+	if len(v.lost) > 0 && (len(v.lost) > 1 || 2*len(v.lost) >= members) && 2*heardVoters <= voters {
+		v.doubt = fmt.Sprintf("%s hears only %d of %d voters: it may be the one that is cut off", b.self.Name, heardVoters, voters)
 	}
-	if len(kept) > 0 && !b.coord.restrained {
-		b.coord.restrained = true
-		b.world.Explain(cluster.Event{
-			Node: b.self.Name, Time: b.world.Wall(), Kind: cluster.EventNode, Subject: kept[0],
-			Text: fmt.Sprintf("%s is silent, but is not given up", strings.Join(kept, ", ")),
-			Why:  "without it the ledger would have no majority of voters; if it were dead, its loss could not even be written",
-		})
-	}
-	if len(losses) == 0 {
-		return
-	}
-	if (len(losses) > 1 || 2*len(losses) >= members) && 2*heardVoters <= voters {
-		if !b.coord.restrained {
-			b.coord.restrained = true
-			var names []string
-			for _, l := range losses {
-				names = append(names, l.node.Name)
-			}
-			b.world.Explain(cluster.Event{
-				Node: b.self.Name, Time: b.world.Wall(), Kind: cluster.EventNode, Subject: b.self.Name,
-				Text: fmt.Sprintf("%s are silent, but are not given up", strings.Join(names, ", ")),
-				Why:  fmt.Sprintf("%s hears only %d of %d voters: it may be the one that is cut off", b.self.Name, heardVoters, voters),
-			})
-		}
-		return
-	}
-	for _, l := range losses {
-		next := *l.node
-		next.State, next.Reason = cluster.NodeLost, l.why
-		b.writeNode(now, l.node, next, cluster.Event{Text: l.node.Name + " is lost", Why: l.why})
-	}
+	return v
 }
 
 // affordable leaves out suspicions of voters without which the ledger has no quorum. To commit such a loss
@@ -224,7 +243,7 @@ func (b *Brain) affordable(losses []loss) (rest []loss, kept []string) {
 }
 
 // whyLost is the reason to give a node up, empty if there is none.
-func (b *Brain) whyLost(n *cluster.Node, p *member.PeerView) string {
+func (b *Brain) whyLost(now time.Duration, n *cluster.Node, p *member.PeerView) string {
 	switch {
 	case p.NewBoot != "":
 		return fmt.Sprintf("it was heard in a new boot (%.8s): this one (%.8s) has ended", p.NewBoot, n.BootID)
@@ -232,7 +251,7 @@ func (b *Brain) whyLost(n *cluster.Node, p *member.PeerView) string {
 		return "it said goodbye: " + p.Gasped
 	case p.Alive:
 		return ""
-	case b.world.Now() < p.RestartingUntil:
+	case now < p.RestartingUntil:
 		return "" // it is the agent that is silent, not the node
 	case n.State == cluster.NodeJoining && p.SilentFor < b.cfg.JoinPatience:
 		return "" // it may not have its network yet
@@ -256,10 +275,10 @@ func (b *Brain) whyLost(n *cluster.Node, p *member.PeerView) string {
 	return fmt.Sprintf("%s; %d nodes say so", silent, p.ConfirmedSilent)
 }
 
-// writeNode commits a node's next state, once at a time.
-func (b *Brain) writeNode(now time.Duration, n *cluster.Node, next cluster.Node, e cluster.Event) {
+// writeNode commits a node's next state, once at a time. It tells whether it began to.
+func (b *Brain) writeNode(now time.Duration, n *cluster.Node, next cluster.Node, e cluster.Event) bool {
 	if now < b.coord.nodeAt[n.Name] {
-		return
+		return false
 	}
 	b.coord.nodeAt[n.Name] = now + stuck
 	e.Kind, e.Subject = cluster.EventNode, n.Name
@@ -271,6 +290,7 @@ func (b *Brain) writeNode(now time.Duration, n *cluster.Node, next cluster.Node,
 	}, func(ok bool, err error) {
 		b.coord.nodeAt[name] = b.world.Now() + retry // by then the ledger has shown it
 	})
+	return true
 }
 
 // snapshot is what a plan made here and now depends on.
@@ -344,6 +364,7 @@ func (b *Brain) plan(now time.Duration) {
 	for _, t := range txns {
 		b.commit(t, b.planned())
 	}
+	b.decided(Decided{Snapshot: snap, Decision: d})
 }
 
 // planned counts the outcomes of one plan; those of an earlier one that come late count no more.

@@ -47,6 +47,7 @@ func (p *planner) claim(c claim) {
 		p.pend(c.id, not, "%s, and no node fits", c.why)
 		return
 	}
+	looked := p.considered(best, c.svc, c.only, c.avoid)
 	best.add(c.svc)
 	if HoldsFloating(&in) {
 		for _, a := range c.svc.Floating {
@@ -84,6 +85,7 @@ func (p *planner) claim(c claim) {
 	t.Puts = []cluster.Put{{Key: in.Key(), Value: in}, {Key: in.SlotKey(), Value: in.ID}}
 	t.Events = []cluster.Event{{Kind: cluster.EventService, Subject: c.id.String(), Text: text, Why: in.Reason}}
 	p.act(kind, c.id.String(), in.Reason, t)
+	p.out.Actions[len(p.out.Actions)-1].Considered = looked
 }
 
 // stop tells the owner to stop; when it has reported so, a later plan goes on.

@@ -25,6 +25,8 @@ type Snapshot struct {
 	Silent map[string]string
 	// Evidence of incarnations that the ledger calls lost or does not know any more.
 	Evidence map[Incarnation]takeover.Evidence
+	// Trace asks for Action.Considered; it changes no decision.
+	Trace bool
 }
 
 // Decision is what to commit now, and what cannot be done yet.
@@ -54,6 +56,19 @@ type Action struct {
 	Subject string // demo/web.1, or n2
 	Reason  string
 	Txn     cluster.Txn
+	// Considered are the nodes that were looked at for a place, by name; only in a traced plan.
+	Considered []Candidate
+}
+
+// Candidate is one node as it was when a place was looked for, before the place was taken.
+type Candidate struct {
+	Node       string  `json:"node"`
+	Refused    string  `json:"refused,omitempty"` // the first thing that did not fit, a clause after the node's name
+	Chosen     bool    `json:"chosen,omitempty"`
+	Same       int     `json:"same_service"` // instances of the same service there
+	Stack      int     `json:"same_stack"`   // instances of the same stack there
+	FreeCPUs   float64 `json:"free_cpus"`
+	FreeMemory int64   `json:"free_memory_bytes"`
 }
 
 // Pending is a slot that should be somewhere, or elsewhere, and cannot be.
@@ -223,6 +238,24 @@ func (p *planner) pend(id slotID, nodes []NodeReason, format string, args ...any
 
 func (p *planner) act(k Kind, subject, reason string, t cluster.Txn) {
 	p.out.Actions = append(p.out.Actions, Action{Kind: k, Subject: subject, Reason: reason, Txn: t})
+}
+
+// considered notes the nodes as they are before a place is taken.
+func (p *planner) considered(best *host, s *cluster.Service, only string, avoid map[string]string) []Candidate {
+	if !p.Trace {
+		return nil
+	}
+	var out []Candidate
+	for _, h := range p.hosts {
+		if only != "" && h.node.Name != only {
+			continue
+		}
+		out = append(out, Candidate{
+			Node: h.node.Name, Refused: p.refusal(h, s, avoid), Chosen: h == best,
+			Same: h.services[s.FullName()], Stack: h.stacks[s.Stack], FreeCPUs: h.cpus, FreeMemory: h.memory,
+		})
+	}
+	return out
 }
 
 // newID is unique for ever: of all claims of a slot planned at one revision, one can be committed.

@@ -16,7 +16,8 @@ type machine struct {
 	sim    *Sim
 	name   string
 	number uint8
-	voter  bool // comes back as a voter
+	voter  bool          // comes back as a voter
+	like   *cluster.Node // the real node that it stands for, nil if none
 
 	powered bool
 	boot    string
@@ -83,10 +84,14 @@ func (m *machine) newBoot() {
 }
 
 func (m *machine) record(state cluster.NodeState) cluster.Node {
-	return cluster.Node{
+	n := cluster.Node{
 		Name: m.name, Number: m.number, BootID: m.boot, State: state, Links: links(m.number),
 		CPUs: 4, Memory: 4 << 30,
 	}
+	if m.like != nil {
+		n.CPUs, n.Memory, n.Labels = m.like.CPUs, m.like.Memory, m.like.Labels
+	}
+	return n
 }
 
 // startAgent begins a new life of the agent in this boot.
@@ -138,7 +143,7 @@ func (m *machine) sync() {
 			m.admit(rec)
 			return
 		}
-		cfg := node.Config{Member: s.cfg.Member, Resumed: m.lives > 1}
+		cfg := node.Config{Member: s.cfg.Member, Resumed: m.lives > 1, Decided: s.decided}
 		if l := s.cfg.leaseOf[m.name]; l > 0 {
 			cfg.Member.Lease = l
 		}

@@ -15,6 +15,7 @@ type Result struct {
 	Quorum  bool  // the voters survived: then everything had to run again
 	Excused int
 	Log     []string
+	sim     *Sim
 }
 
 // Random plays a random history of faults made from a seed, then mends everything and waits.
@@ -64,7 +65,7 @@ func Random(seed uint64) Result {
 		s.Run(4 * time.Second)
 		rest = len(s.Missing()) == 0
 	}
-	r := Result{Quorum: s.leader != nil, Excused: s.Excused, Log: s.Log}
+	r := Result{Quorum: s.leader != nil, Excused: s.Excused, Log: s.Log, sim: s}
 	switch {
 	case len(s.Violations) > 0:
 		r.Err = fmt.Errorf("%s", strings.Join(s.Violations, "; "))

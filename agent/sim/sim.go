@@ -9,6 +9,7 @@ import (
 
 	"github.com/skein-os/skein/agent/cluster"
 	"github.com/skein-os/skein/agent/member"
+	"github.com/skein-os/skein/agent/node"
 )
 
 // Config of a simulated cluster.
@@ -50,7 +51,8 @@ type Sim struct {
 	// Log is what happened, when, for people.
 	Log []string
 
-	probes map[netip.Addr]*Probe
+	decisions []node.Decided
+	probes    map[netip.Addr]*Probe
 }
 
 // New makes a cluster that has formed: all nodes are on, admitted and about to be online.

@@ -78,7 +78,9 @@ func rootCommand() *cobra.Command {
   skein status            the cluster at a glance
   skein deploy -f compose.yaml shop
   skein ps                what runs where, and why there
-  skein events -f         what happens, and why`,
+  skein events -f         what happens, and why
+  skein why web           why a service or a node is as it is
+  skein plan --what-if "off n2"`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Version:       version,
@@ -87,7 +89,8 @@ func rootCommand() *cobra.Command {
 	root.PersistentFlags().String("context", "", "which cluster to talk to (see 'skein context ls'; default: the current one, or $SKEIN_CONTEXT)")
 	root.PersistentFlags().String("endpoint", "", "ask this node, HOST[:PORT], and no other (default: whichever of the context's answers)")
 	root.AddCommand(statusCommand(), nodeCommand(), deployCommand(), lsCommand(), psCommand(), logsCommand(),
-		execCommand(), rmCommand(), eventsCommand(), fenceCommand(), imageCommand(), contextCommand(), labCommand())
+		execCommand(), rmCommand(), eventsCommand(), whyCommand(), planCommand(), decisionsCommand(), replayCommand(),
+		fenceCommand(), imageCommand(), contextCommand(), labCommand())
 	// A wrong number of arguments is wrong usage, whatever the command.
 	walk(root, func(c *cobra.Command) {
 		if check := c.Args; check != nil {
