@@ -24,6 +24,10 @@ type Options struct {
 	Version  string
 	PID1     *control.Conn
 	Log      *slog.Logger
+	// Crash ends the process at once, after a failure of a node that was a member. Cleaning up first could
+	// take seconds, in which nobody sends heartbeats and PID 1 cannot know that it must speak for the node.
+	// Nil: Run cleans up and returns the error.
+	Crash func(error)
 }
 
 // Agent is one run of the agent on one node.
@@ -42,6 +46,9 @@ type Agent struct {
 	wg   sync.WaitGroup
 
 	strandedRounds int // how often in a row no member could admit this machine, and one was alone
+	// ordered tells that the agent was asked to end: the machine is being stopped.
+	ordered func() bool
+	fail    context.CancelCauseFunc // ends the agent, for PID 1 to start a new one
 }
 
 // Run lives the life of a node until ctx ends (an orderly stop) or something without which the node is
@@ -53,9 +60,11 @@ func Run(ctx context.Context, opts Options) error {
 	if opts.SeedPath == "" {
 		opts.SeedPath = seed.FwCfgPath
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
+	outer := ctx
+	ctx, cancel := context.WithCancelCause(outer)
 	defer cancel(nil)
-	a := &Agent{opts: opts, log: opts.Log, beacons: make(chan []byte, 64), loop: newLoop()}
+	a := &Agent{opts: opts, log: opts.Log, beacons: make(chan []byte, 64), loop: newLoop(),
+		ordered: func() bool { return outer.Err() != nil }, fail: cancel}
 	defer a.wg.Wait()
 	defer cancel(nil)
 

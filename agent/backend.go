@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/skein-os/skein/agent/api"
+	"github.com/skein-os/skein/agent/balance"
 	"github.com/skein-os/skein/agent/cluster"
 	"github.com/skein-os/skein/agent/member"
 	"github.com/skein-os/skein/agent/node"
@@ -63,7 +64,7 @@ func (b *backend) Observe() api.Observation {
 		return api.Observation{Frozen: b.frozen()}
 	}
 	seen := <-got
-	out := api.Observation{Frozen: b.frozen(), Links: map[api.PeerLink]api.LinkStatus{}, Pending: map[string][]string{}}
+	out := api.Observation{Frozen: b.frozen(), Links: map[api.PeerLink]api.LinkStatus{}, Pending: map[string][]string{}, Restarting: map[string]bool{}, Heard: map[string]bool{}}
 	for _, p := range seen.pending {
 		name := p.Stack + "/" + p.Service
 		out.Pending[name] = append(out.Pending[name], p.String())
@@ -74,6 +75,14 @@ func (b *backend) Observe() api.Observation {
 		n := st.Node(peer.Name)
 		if n == nil {
 			continue
+		}
+		if !peer.Alive && balance.Now() < peer.RestartingUntil {
+			out.Restarting[peer.Name] = true
+		}
+		for _, l := range peer.Links {
+			if l.Receiving && peer.BootID == n.BootID {
+				out.Heard[n.Name] = true
+			}
 		}
 		// Links of the two nodes belong together if they are on the same subnet.
 		for _, theirs := range n.Links {
@@ -174,6 +183,14 @@ func (b *backend) Exec(ctx context.Context, id string, argv []string, stdin io.R
 
 func (b *backend) Peer(n *cluster.Node) (http.RoundTripper, string) {
 	return b.peers.transport, b.peers.url(n)
+}
+
+// answerTime is how long an answer gets to leave before the agent that gave it ends.
+const answerTime = 200 * time.Millisecond
+
+// RestartAgent ends the agent as a crash would, for PID 1 to start a new one.
+func (b *backend) RestartAgent(reason string) {
+	time.AfterFunc(answerTime, func() { b.a.fail(fmt.Errorf("restart of the agent: %s", reason)) })
 }
 
 func (b *backend) Reboot(reason string) {

@@ -26,6 +26,8 @@ type membership struct {
 	files pki.Files
 	net   *network.Node
 	store *store.Store
+	// resumed: an earlier agent of this boot was the member.
+	resumed bool
 }
 
 // admittedFile keeps the membership of this boot for the next agent. It holds the heartbeat key.
@@ -282,7 +284,7 @@ func (a *Agent) resume(ctx context.Context) (*membership, error) {
 		a.log.Warn("the remembered membership is of no use, joining anew", "err", err)
 		return nil, nil
 	}
-	m := &membership{Admitted: r.Admitted, files: pki.FilesIn(a.path("pki"))}
+	m := &membership{Admitted: r.Admitted, files: pki.FilesIn(a.path("pki")), resumed: true}
 	if m.net, err = network.Setup(m.Meta.Network, m.Node.Number); err != nil {
 		return nil, err
 	}

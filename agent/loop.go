@@ -63,8 +63,9 @@ func (l *loop) ask(ctx context.Context, f func(*node.Brain)) error {
 // heldUp is from when on a turn of the loop is reported: heartbeats waited for it.
 const heldUp = 150 * time.Millisecond
 
-// run drives the brain until ctx ends.
-func (l *loop) run(ctx context.Context, b *node.Brain, warn func(error)) {
+// run drives the brain until ctx ends. If that was ordered, the others are told that this boot ends. If not,
+// a new agent will go on, and to say goodbye would give the node up.
+func (l *loop) run(ctx context.Context, b *node.Brain, ordered func() bool, warn func(error)) {
 	undo, err := network.Urgent()
 	if err != nil {
 		warn(err)
@@ -86,7 +87,9 @@ func (l *loop) run(ctx context.Context, b *node.Brain, warn func(error)) {
 			what, woken = "a tick", balance.Now()
 			b.Tick()
 		case <-ctx.Done():
-			b.Stop("the node is being stopped")
+			if ordered() {
+				b.Stop("the node is being stopped")
+			}
 			return
 		}
 		if now := balance.Now(); now-turned > heldUp+tick {

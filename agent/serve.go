@@ -21,6 +21,7 @@ import (
 	"github.com/skein-os/skein/agent/member"
 	"github.com/skein-os/skein/agent/network"
 	"github.com/skein-os/skein/agent/node"
+	"github.com/skein-os/skein/agent/pid1/control"
 	"github.com/skein-os/skein/agent/pki"
 	"github.com/skein-os/skein/agent/store"
 	"github.com/skein-os/skein/agent/workload"
@@ -47,9 +48,11 @@ type parts struct {
 
 	state atomic.Pointer[cluster.State]
 	// publishing and fetching wake who follows the ledger besides the brain; each holds one wake-up.
-	publishing, fetching chan struct{}
+	publishing, fetching, warming chan struct{}
 	// events waits for room in the ledger; what does not fit is lost, and only tells of links.
 	events chan cluster.Event
+	// wills are on their way to PID 1; only the newest counts.
+	wills chan control.Will
 
 	mu sync.Mutex
 	// local are the newest statuses of this node's instances, by ID: published before the ledger has them.
@@ -60,7 +63,8 @@ type parts struct {
 func (a *Agent) serve(ctx context.Context, m *membership) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	p := &parts{a: a, m: m, store: m.store, publishing: make(chan struct{}, 1), fetching: make(chan struct{}, 1), events: make(chan cluster.Event, 256),
+	p := &parts{a: a, m: m, store: m.store, publishing: make(chan struct{}, 1), fetching: make(chan struct{}, 1), warming: make(chan struct{}, 1), events: make(chan cluster.Event, 256),
+		wills: make(chan control.Will, 1),
 		local: map[string]cluster.Status{}}
 	defer p.store.Close()
 	p.state.Store(&cluster.State{Meta: m.Meta})
@@ -88,7 +92,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	cfg := member.DefaultConfig()
 	cfg.Silent, cfg.Lease = silent, lease
 	cfg.ClusterID, cfg.Key = m.Meta.ID, m.HeartbeatKey
-	brain := node.New(self, node.Config{Member: cfg}, &world{parts: p, ctx: ctx})
+	brain := node.New(self, node.Config{Member: cfg, Resumed: m.resumed}, &world{parts: p, ctx: ctx})
 	brain.Ledger(first, p.store.Leader())
 
 	go func() {
@@ -110,7 +114,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 
 	run := func(f func(context.Context)) { a.wg.Go(func() { f(ctx) }) }
 	run(func(ctx context.Context) {
-		a.loop.run(ctx, brain, func(err error) { a.log.Warn("heartbeats", "err", err) })
+		a.loop.run(ctx, brain, a.ordered, func(err error) { a.log.Warn("heartbeats", "err", err) })
 	})
 	run(func(ctx context.Context) {
 		if err := p.runner.Run(ctx); err != nil {
@@ -122,12 +126,17 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	run(p.follow)
 	run(p.publish)
 	run(p.fetchImages)
+	run(p.keepWarm)
 	run(p.writeEvents)
+	run(p.leaveWills)
 	run(p.keepLinks)
 	run(func(ctx context.Context) { admission.Announce(ctx, a.token(), a, p.beacon, a.log) })
 	run(func(ctx context.Context) { p.serveAPI(ctx, listener, serverTLS) })
 	a.log.Info("node is a member", "node", self.Name, "number", self.Number, "epoch", self.Epoch, "cluster", m.Meta.Name)
 	<-ctx.Done()
+	if !a.ordered() && a.opts.Crash != nil {
+		a.opts.Crash(context.Cause(ctx))
+	}
 	if p.store.Leader() {
 		// An orderly stop of the coordinator should not cost the others an election.
 		mctx, done := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
@@ -220,11 +229,20 @@ func (p *parts) firstState(ctx context.Context) (*cluster.State, error) {
 
 // watch brings each new state of the ledger to the brain and to who follows.
 func (p *parts) watch(ctx context.Context) {
+	var voters []string // as remembered for the next agent, which must find the ledger where it is then
 	err := p.store.Watch(ctx, func(st *cluster.State, leader bool) error {
 		p.state.Store(st)
+		if now := slices.Sorted(slices.Values(p.store.Endpoints())); len(now) > 0 && !slices.Equal(now, voters) {
+			if err := p.a.remember(p.m); err != nil {
+				p.a.log.Warn("an agent that is restarted may not find the ledger", "err", err)
+			} else {
+				voters = now
+			}
+		}
 		p.a.loop.must(ctx, func(b *node.Brain) { b.Ledger(st, leader) })
 		wake(p.publishing)
 		wake(p.fetching)
+		wake(p.warming)
 		return nil
 	})
 	if err != nil && ctx.Err() == nil {
@@ -324,15 +342,13 @@ func (p *parts) lookup(service, stack string) (addrs []netip.Addr, exists bool) 
 func (p *parts) fetchImages(ctx context.Context) {
 	retry := time.NewTicker(5 * time.Second) // an image whose holder was down is asked for again
 	defer retry.Stop()
-	warm := false
 	for {
 		for _, im := range p.state.Load().Images {
 			ictx, cancel := context.WithTimeout(ctx, time.Minute)
 			if err := (ensurer{p}).ensure(ictx, im); err != nil && ctx.Err() == nil {
 				p.a.log.Warn("image is not here yet", "image", im.Ref, "err", err)
-			} else if !warm && err == nil {
-				warm = true
-				p.warmUp(ctx, im)
+			} else if err == nil {
+				wake(p.warming)
 			}
 			cancel()
 		}

@@ -30,6 +30,7 @@ const (
 	EventFreeze   EventKind = "freeze"
 	EventThaw     EventKind = "thaw"
 	EventNetwork  EventKind = "network"
+	EventBMC      EventKind = "bmc" // its power controller got an order, or behaves otherwise
 	EventSave     EventKind = "save"
 	EventRestore  EventKind = "restore"
 )

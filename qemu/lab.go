@@ -132,6 +132,9 @@ func (l *Lab) Close() {
 		return
 	}
 	l.cancel()
+	for _, m := range l.list() {
+		m.bmc.close() // before the machines: it must not switch one on again
+	}
 	_ = l.each(func(m *Machine) error { m.powerOff(); return nil })
 	l.wg.Wait()
 	if l.host != nil {
@@ -168,6 +171,10 @@ func (l *Lab) define(n Node) (*Machine, error) {
 	m.console, err = newConsole(l.consolePath(n.Name), func(text string) { l.events.add(n.Name, EventAlarm, text) })
 	if err != nil {
 		return nil, fmt.Errorf("open the console of machine %s: %w", n.Name, err)
+	}
+	if m.bmc, err = l.openBMC(m); err != nil {
+		_ = m.console.close()
+		return nil, err
 	}
 	l.machines[n.Name] = m
 	return m, nil

@@ -50,6 +50,7 @@ type Machine struct {
 	lab     *Lab
 	node    Node
 	console *console
+	bmc     *controller
 
 	op sync.Mutex // one operation at a time
 

@@ -214,6 +214,8 @@ func TestClusterLosesMachinesAndCarriesOn(t *testing.T) {
 		t.Logf("the three services run on %d nodes, not one on each of 3", len(owners))
 	}
 
+	l.restartAgent("web")
+
 	rounds := 2 // each takes a minute under emulation; SKEIN_E2E_ROUNDS asks for more
 	if r, err := strconv.Atoi(os.Getenv("SKEIN_E2E_ROUNDS")); err == nil {
 		rounds = r
@@ -264,6 +266,7 @@ func TestClusterLosesMachinesAndCarriesOn(t *testing.T) {
 		}
 	}
 	l.grow()
+	l.refuse()
 	l.badInput()
 }
 
@@ -276,6 +279,49 @@ func instances(st api.Status) string {
 		}
 	}
 	return strings.Join(out, " ")
+}
+
+// lives names all instances and when their containers were started: it changes when one was restarted.
+func lives(st api.Status) string {
+	var out []string
+	for _, s := range st.Services {
+		for _, in := range s.Instances {
+			out = append(out, fmt.Sprintf("%s@%s %s %d", in.ID, in.Node, in.Started.Format(time.RFC3339Nano), in.Restarts))
+		}
+	}
+	return strings.Join(out, "; ")
+}
+
+// restartAgent ends the agent of the node that runs a service. The service must not notice.
+func (l *labTest) restartAgent(service string) {
+	l.t.Helper()
+	st := l.await("healthy before the restart of an agent", func(st api.Status) bool { return st.Healthy })
+	name := l.owner(st, service)
+	before, node := lives(st), *nodeOf(st, name)
+	probed := l.probe(webURL, 10*time.Second)
+	l.run("node", "restart-agent", name)
+	back := "the agent of " + name + " is back"
+	given := name + " is lost"
+	var events string
+	l.await(name+"'s agent back", func(api.Status) bool {
+		out, err := l.try(30*time.Second, "events")
+		events = out
+		return err == nil && (strings.Contains(out, back) || strings.Contains(out, given))
+	})
+	r := probed()
+	st = l.await("healthy after the restart of an agent", func(st api.Status) bool { return st.Healthy })
+	l.checkOneOwner(st)
+	l.t.Logf("restarted the agent of %s (it runs %s): %d requests, %d failed, longest gap %.0f ms", name, service, r.Requests, r.Failed, r.LongestGapMS)
+	if strings.Contains(events, given) && strings.Contains(events, "did not come back in time") {
+		l.t.Logf("this machine is so starved that the agent was not back in time: %s was given up, as it should be", name)
+		return
+	}
+	if after := lives(st); after != before {
+		l.t.Errorf("the restart of an agent changed what runs: %s, before it %s", after, before)
+	}
+	if n := nodeOf(st, name); n.BootID != node.BootID || n.Epoch != node.Epoch {
+		l.t.Errorf("%s is in boot %s with epoch %d, want the same boot %s and epoch %d", name, n.BootID, n.Epoch, node.BootID, node.Epoch)
+	}
 }
 
 // grow joins a fourth node to the running cluster, drains one and removes it.
@@ -293,6 +339,30 @@ func (l *labTest) grow() {
 	l.run("node", "drain", "n4")
 	l.run("node", "remove", "n4")
 	l.await("n4 gone", func(st api.Status) bool { return nodeOf(st, "n4") == nil })
+	l.run("lab", "power", "off", "n4")
+}
+
+// refuse starts a machine with another token than the cluster's: it says what is wrong, and nothing happens.
+func (l *labTest) refuse() {
+	l.t.Helper()
+	l.run("lab", "add", "--token", strings.Repeat("0badcafe", 8))
+	const want = "its join token is another one"
+	deadline := time.Now().Add(3 * time.Minute)
+	for {
+		out, err := l.try(time.Minute, "lab", "console", "n5")
+		if strings.Contains(out, want) {
+			break
+		}
+		if time.Now().After(deadline) {
+			l.t.Fatalf("the console of a machine with a wrong token does not say %q (%v):\n%s", want, err, tail([]byte(out), 3000))
+		}
+		time.Sleep(200 * time.Millisecond) // between two looks; what is awaited is the line
+	}
+	st := l.await("healthy beside a stranger", func(st api.Status) bool { return st.Healthy })
+	if n := nodeOf(st, "n5"); n != nil {
+		l.t.Errorf("a machine with a wrong token is in the cluster: %+v", n)
+	}
+	l.run("lab", "power", "off", "n5")
 }
 
 // badInput: mistakes end in a clear error and a system that goes on.

@@ -2,6 +2,7 @@ package admission
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -61,7 +62,11 @@ func Discover(ctx context.Context, token Token, f *Formation, air Air, heard <-c
 			b, err := DecodeBeacon(token, data)
 			if err != nil {
 				if strangers++; strangers == 1 || strangers%1000 == 0 {
-					log.Info("beacon of a stranger is ignored", "err", err, "so_far", strangers)
+					what := "beacon of a stranger is ignored"
+					if errors.Is(err, ErrWrongToken) {
+						what = "a cluster is here that this machine cannot join: its join token is another one; give this machine that cluster's token"
+					}
+					log.Warn(what, "err", err, "so_far", strangers)
 				}
 				continue
 			}

@@ -23,14 +23,18 @@ type memory struct {
 	committed []cluster.Txn
 	refuse    bool
 	peer      http.Handler
+	seen      Observation
+	heard     map[string]bool
+	restarted string // why
 }
 
-func (m *memory) Self() string          { return m.self }
-func (m *memory) State() *cluster.State { return &m.state }
-func (m *memory) Coordinator() string   { return "n1" }
-func (m *memory) Observe() Observation  { return Observation{} }
-func (m *memory) Memory() Memory        { return Memory{} }
-func (m *memory) Reboot(string)         {}
+func (m *memory) Self() string            { return m.self }
+func (m *memory) State() *cluster.State   { return &m.state }
+func (m *memory) Coordinator() string     { return "n1" }
+func (m *memory) Observe() Observation    { m.seen.Heard = m.heard; return m.seen }
+func (m *memory) Memory() Memory          { return Memory{} }
+func (m *memory) Reboot(string)           {}
+func (m *memory) RestartAgent(why string) { m.restarted = why }
 func (m *memory) Commit(_ context.Context, t cluster.Txn) (bool, error) {
 	if m.refuse {
 		return false, nil
@@ -140,6 +144,30 @@ func TestRoles(t *testing.T) {
 		if (err == nil) != tc.change {
 			t.Errorf("%q drains a node: got %v, want allowed %v", tc.role, err, tc.change)
 		}
+	}
+}
+
+func TestRestartAgent(t *testing.T) {
+	here, there := newMemory("n1"), newMemory("n2")
+	there.seen = Observation{Restarting: map[string]bool{"n1": true}}
+	c, server := serve(t, here, RoleOperator)
+	there.peer = server
+	other, _ := serve(t, there, RoleOperator) // asked first, hands it on
+	if err := other.NodeAction(t.Context(), "n1", "restart-agent"); err != nil {
+		t.Fatal(err)
+	}
+	if here.restarted != "asked by ann" || there.restarted != "" {
+		t.Errorf("got restarts for %q on n1 and %q on n2, want one on n1", here.restarted, there.restarted)
+	}
+	if err := c.NodeAction(t.Context(), "n7", "restart-agent"); err == nil {
+		t.Error("restart of the agent of a node that is not there: got no error")
+	}
+	st, err := other.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := st.Nodes[0]; !n.Restarting || n.State != cluster.NodeOnline || !strings.Contains(strings.Join(st.Problems, "\n"), "n1: its agent is restarting") {
+		t.Errorf("got %+v with problems %q, want n1 online, and that its agent is restarting", n, st.Problems)
 	}
 }
 

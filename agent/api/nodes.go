@@ -70,7 +70,8 @@ func (s *Server) removeNode(w http.ResponseWriter, r *http.Request) error {
 	_, who := s.role(r)
 	t := cluster.Txn{
 		Conditions: []cluster.Condition{{Key: n.Key(), Revision: n.Revision}},
-		Deletes:    []string{n.Key()},
+		Deletes: []string{n.Key(), (&cluster.BMC{Node: n.Name}).Key(), cluster.KeySecrets + cluster.BMCSecret(n.Name),
+			(&cluster.Fence{Node: n.Name}).Key()},
 		Events: []cluster.Event{{Time: time.Now(), Node: s.backend.Self(), Kind: cluster.EventNode, Subject: n.Name,
 			Text: "removed from the cluster", Why: "asked by operator " + who}},
 	}
@@ -78,6 +79,21 @@ func (s *Server) removeNode(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	writeJSON(w, http.StatusOK, n)
+	return nil
+}
+
+// restartAgent has a node's agent end, for its PID 1 to start a new one. Services go on.
+func (s *Server) restartAgent(w http.ResponseWriter, r *http.Request) error {
+	n, err := s.node(r)
+	if err != nil {
+		return err
+	}
+	if n.Name != s.backend.Self() {
+		return s.forward(w, r, n)
+	}
+	_, who := s.role(r)
+	w.WriteHeader(http.StatusAccepted)
+	s.backend.RestartAgent("asked by " + who)
 	return nil
 }
 

@@ -40,10 +40,15 @@ type Backend interface {
 	Logs(ctx context.Context, instance string, follow bool, tail int, fn func(line string) error) error
 	Exec(ctx context.Context, instance string, argv []string, stdin io.Reader, stdout, stderr io.Writer) (int, error)
 
+	// ReadPower asks a node's power controller whether it is on or off, by the way-th of its addresses.
+	ReadPower(ctx context.Context, node string, way int) (power string, err error)
+
 	// Peer is a transport to another node's API and its base URL.
 	Peer(node *cluster.Node) (http.RoundTripper, string)
 	// Reboot and PowerOff act on this node; they return at once.
 	Reboot(reason string)
+	// RestartAgent ends this node's agent a moment later; a new one goes on, the services do not notice.
+	RestartAgent(reason string)
 }
 
 // Observation is how one node sees the cluster at one moment.
@@ -56,6 +61,10 @@ type Observation struct {
 	// Frozen tells what the ledger waits for that has lost its majority, in clauses; nil while it has one.
 	// The state is then this node's copy, and may be old.
 	Frozen []string
+	// Restarting are the nodes whose agent has ended and is about to be back.
+	Restarting map[string]bool
+	// Heard are the nodes whose heartbeats are being received here, in the boot that the ledger knows.
+	Heard map[string]bool
 }
 
 // PeerLink names a port of another node.
@@ -97,7 +106,14 @@ func NewServer(b Backend, join http.Handler, role func(*http.Request) (string, s
 	s.handle("POST /v1/nodes/{name}/drain", operator, s.drain)
 	s.handle("POST /v1/nodes/{name}/undrain", operator, s.undrain)
 	s.handle("POST /v1/nodes/{name}/reboot", reader, s.reboot)
+	s.handle("POST /v1/nodes/{name}/restart-agent", reader, s.restartAgent)
 	s.handle("DELETE /v1/nodes/{name}", operator, s.removeNode)
+	s.handle("PUT /v1/nodes/{name}/bmc", operator, s.setBMC)
+	s.handle("GET /v1/nodes/{name}/bmc", operator, s.showBMC)
+	s.handle("DELETE /v1/nodes/{name}/bmc", operator, s.removeBMC)
+	s.handle("POST /v1/nodes/{name}/bmc/test", operator, s.testBMC)
+	s.handle("GET /v1/fences", reader, s.fences)
+	s.handle("POST /v1/nodes/{name}/confirm-off", operator, s.confirmOff)
 	// Where a slow agent spends its time, for `go tool pprof`.
 	s.handle("GET /debug/pprof/profile", operator, func(w http.ResponseWriter, r *http.Request) error { pprof.Profile(w, r); return nil })
 	s.handle("GET /debug/pprof/", operator, func(w http.ResponseWriter, r *http.Request) error { pprof.Index(w, r); return nil })

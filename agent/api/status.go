@@ -44,6 +44,8 @@ func (s *Server) Status() Status {
 		out.Nodes = append(out.Nodes, ns)
 		if ns.State == cluster.NodeLost || ns.State == cluster.NodeJoining {
 			out.Problems = append(out.Problems, fmt.Sprintf("node %s is %s: %s", ns.Name, ns.State, ns.Reason))
+		} else if seen.Restarting[ns.Name] {
+			out.Problems = append(out.Problems, fmt.Sprintf("node %s: its agent is restarting, its services go on", ns.Name))
 		}
 	}
 	if have, want := voters(st); have < want {
@@ -115,7 +117,10 @@ func nodeStatus(st *cluster.State, n *cluster.Node, seen Observation) NodeStatus
 	ns := NodeStatus{
 		Name: n.Name, State: n.State, Reason: n.Reason, Address: st.Meta.Network.NodeAddr(n.Number),
 		Addresses: []string{}, Links: []LinkStatus{}, Epoch: n.Epoch, BootID: n.BootID, Voter: n.Voter,
-		CPUs: n.CPUs, Memory: n.Memory, Version: n.Version,
+		CPUs: n.CPUs, Memory: n.Memory, Version: n.Version, Restarting: seen.Restarting[n.Name],
+	}
+	if ns.Restarting {
+		ns.Reason = "its agent is restarting"
 	}
 	for _, l := range n.Links {
 		ns.Addresses = append(ns.Addresses, l.Addr.Addr().String())

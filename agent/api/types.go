@@ -43,6 +43,8 @@ type NodeStatus struct {
 	CPUs      float64           `json:"cpus"`
 	Memory    int64             `json:"memory_bytes"`
 	Version   string            `json:"version"`
+	// Restarting: its agent has ended and is about to be back; its services go on.
+	Restarting bool `json:"agent_restarting,omitempty"`
 }
 
 // LinkStatus is one port of a node and how the answering node hears it.

@@ -14,6 +14,8 @@ const (
 	KeySlots     = KeyRoot + "slots/"     // slots/<stack>/<service>/<slot> -> id of the claim that holds it
 	KeyStatus    = KeyRoot + "status/"    // status/<node>/<id> -> Status
 	KeyImages    = KeyRoot + "images/"    // images/<reference> -> Image
+	KeyBMCs      = KeyRoot + "bmcs/"      // bmcs/<node> -> BMC; its password is secret/bmc/<node>
+	KeyFences    = KeyRoot + "fences/"    // fences/<node> -> Fence, the newest
 	KeyEvents    = KeyRoot + "events/"    // events/<20-digit sequence> -> Event, the last 1000
 	KeyMeta      = KeyRoot + "meta"       // Meta
 	KeySecrets   = KeyRoot + "secret/"    // CA key, join token, heartbeat key: never sent by the API
@@ -85,6 +87,8 @@ type State struct {
 	Instances []Instance
 	Statuses  []Status
 	Images    []Image
+	BMCs      []BMC
+	Fences    []Fence
 	// Events are not part of it: they are read by whoever shows them.
 }
 

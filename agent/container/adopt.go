@@ -39,20 +39,24 @@ func (r *Runtime) Adopt(ctx context.Context) ([]Running, error) {
 	return out, errors.Join(errs...)
 }
 
-func (r *Runtime) adopt(id string) (Running, bool, error) {
+func (r *Runtime) adopt(name string) (Running, bool, error) {
 	b := &box{}
-	data, err := os.ReadFile(r.dir(id, "state.json"))
+	data, err := os.ReadFile(r.dir(name, "state.json"))
 	if err == nil {
 		err = json.Unmarshal(data, &b.record)
 	}
-	if err == nil && b.Instance.ID != id {
-		err = fmt.Errorf("state.json is of %q", b.Instance.ID)
+	if err == nil && b.Name != name {
+		err = fmt.Errorf("state.json is of %q", b.Name)
 	}
-	// A record without PID and without end: the agent died while it started the container.
+	// A record without PID and without end: it was made ahead of its instance, or the agent died while it
+	// started the container.
 	if err != nil || b.PID == 0 && b.Exit == nil {
-		r.cfg.Log.Warn("container's start was cut short; it is removed", "id", id, "err", err)
-		return Running{}, false, errors.Join(r.clearProcess(id), disconnect(id, r.dir(id, "netns")), os.RemoveAll(r.dir(id)))
+		if id := b.Instance.ID; id != "" || err != nil {
+			r.cfg.Log.Warn("container's start was cut short; it is removed", "id", id, "container", name, "err", err)
+		}
+		return Running{}, false, errors.Join(r.clearProcess(name), disconnect(name, r.dir(name, "netns")), os.RemoveAll(r.dir(name)))
 	}
+	id := b.Instance.ID
 	proc := openProcess(b.PID)
 	if proc.ticks != b.StartTicks || b.StartTicks == 0 {
 		proc.close() // another process has the PID now
@@ -65,7 +69,7 @@ func (r *Runtime) adopt(id string) (Running, bool, error) {
 		return Running{}, false, nil
 	}
 	r.boxes[id] = b
-	r.alloc.claim(id, b.Address)
+	r.alloc.claim(name, b.Address)
 	if b.Exit == nil {
 		r.watch(b, proc)
 	} else {

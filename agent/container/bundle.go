@@ -21,8 +21,8 @@ import (
 //	own/upper      what the container changes; with a writable root own/ is a tmpfs with a size
 //	etc/, files/   what is bound into the root, read-only
 //	config.json    the OCI specification
-func (r *Runtime) bundle(in cluster.Instance, root Root, addr netip.Addr) error {
-	dir := r.dir(in.ID)
+func (r *Runtime) bundle(name string, in cluster.Instance, root Root, addr netip.Addr) error {
+	dir := r.dir(name)
 	user := in.Spec.User
 	if user == "" {
 		user = root.Config.User
@@ -45,8 +45,8 @@ func (r *Runtime) bundle(in cluster.Instance, root Root, addr netip.Addr) error 
 			return err
 		}
 	}
-	for name, text := range etc {
-		if err := writeFile(filepath.Join(dir, "etc", name), []byte(text), 0o644); err != nil {
+	for file, text := range etc {
+		if err := writeFile(filepath.Join(dir, "etc", file), []byte(text), 0o644); err != nil {
 			return err
 		}
 	}
@@ -67,7 +67,7 @@ func (r *Runtime) bundle(in cluster.Instance, root Root, addr netip.Addr) error 
 	}
 	cgroup := ""
 	if r.cfg.Cgroup != "" {
-		cgroup = r.cfg.Cgroup + "/" + in.ID
+		cgroup = r.cfg.Cgroup + "/" + name
 	}
 	spec, err := makeSpec(specInput{instance: in, image: root.Config, user: u, home: home, hostname: hostname,
 		rootfs: filepath.Join(dir, "rootfs"), etc: filepath.Join(dir, "etc"), files: files,
@@ -140,8 +140,8 @@ func unmountRoot(dir string) error {
 
 // clearProcess removes what belongs to one run of a container: its processes, cgroup, crun's state and
 // the root. Network, log and record stay.
-func (r *Runtime) clearProcess(id string) error {
-	return errors.Join(r.crun.remove(id), unmountRoot(r.dir(id)))
+func (r *Runtime) clearProcess(name string) error {
+	return errors.Join(r.crun.remove(name), unmountRoot(r.dir(name)))
 }
 
 // maxOpenFiles is 65,536, or what this machine allows if that is less.

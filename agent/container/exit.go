@@ -150,6 +150,8 @@ func (p *process) signal(sig unix.Signal) error {
 	return sent
 }
 
+func (p *process) alive() bool { return p.signal(0) == nil }
+
 func (p *process) close() {
 	if p.fd != nil {
 		p.fd.Close()

@@ -29,20 +29,20 @@ func (r *Runtime) trimLogs() {
 		case <-tick.C:
 		}
 		r.mu.Lock()
-		var ids []string
-		for id, b := range r.boxes {
+		var names []string
+		for _, b := range r.boxes {
 			if b.running {
-				ids = append(ids, id)
+				names = append(names, b.Name)
 			}
 		}
 		r.mu.Unlock()
-		next := make(map[string]int64, len(ids))
-		for _, id := range ids {
-			to, err := trimLog(r.dir(id, "log"), trimmed[id])
+		next := make(map[string]int64, len(names))
+		for _, name := range names {
+			to, err := trimLog(r.dir(name, "log"), trimmed[name])
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
-				r.cfg.Log.Warn("could not trim a container's log", "id", id, "err", err)
+				r.cfg.Log.Warn("could not trim a container's log", "container", name, "err", err)
 			}
-			next[id] = to
+			next[name] = to
 		}
 		trimmed = next
 	}
@@ -74,12 +74,12 @@ func trimLog(path string, from int64) (to int64, err error) {
 // ends it and is returned.
 func (r *Runtime) Logs(ctx context.Context, id string, follow bool, tail int, fn func(line string) error) error {
 	r.mu.Lock()
-	_, ok := r.boxes[id]
+	b, ok := r.boxes[id]
 	r.mu.Unlock()
 	if !ok {
 		return fmt.Errorf("logs of %s: %w", id, ErrNotFound)
 	}
-	f, err := os.Open(r.dir(id, "log"))
+	f, err := os.Open(r.dir(b.Name, "log"))
 	if err != nil {
 		return fmt.Errorf("logs of %s: %w", id, err)
 	}

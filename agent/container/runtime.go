@@ -69,7 +69,9 @@ type Runtime struct {
 	tasks sync.WaitGroup
 
 	mu     sync.Mutex
-	boxes  map[string]*box
+	boxes  map[string]*box  // by instance ID
+	warm   map[warmKey]*box // containers made ahead, which nothing runs in yet
+	warmed uint64           // counts their names
 	alloc  *allocator
 	recent recentExits
 }
@@ -79,13 +81,18 @@ type box struct {
 	record
 	busy    bool // Start, Remove or the end of the process is at work on it
 	running bool
-	// proc is valid while running.
-	proc    *process
-	waiters []chan Exit
+	// proc is valid while running, and in a container that was made ahead.
+	proc *process
+	// madeAhead is the PID of a container that was made before there was an instance for it; else 0.
+	madeAhead int
+	waiters   []chan Exit
 }
 
 // record is state.json, all that a later agent needs.
 type record struct {
+	// Name is what folder, cgroup, link and crun call it: the instance's ID, or for a container that was
+	// made ahead of its instance a name of its own.
+	Name     string           `json:"name"`
 	Instance cluster.Instance `json:"instance"`
 	Address  netip.Addr       `json:"address"`
 	Restarts int              `json:"restarts"`
@@ -127,7 +134,7 @@ func New(cfg Config) (*Runtime, error) {
 			return nil, fmt.Errorf("container state: %w", err)
 		}
 	}
-	r := &Runtime{cfg: cfg, stop: make(chan struct{}), boxes: map[string]*box{}, alloc: newAllocator(cfg.Subnet)}
+	r := &Runtime{cfg: cfg, stop: make(chan struct{}), boxes: map[string]*box{}, warm: map[warmKey]*box{}, alloc: newAllocator(cfg.Subnet)}
 	r.crun = crun{path: cfg.Crun, root: filepath.Join(cfg.Root, ".crun"), tmp: filepath.Join(cfg.Root, ".tmp"),
 		cgroups: cfg.Cgroup != "", noPivot: cfg.NoPivot}
 	r.tasks.Go(r.trimLogs)
@@ -143,17 +150,24 @@ func (r *Runtime) Close() {
 			b.proc.close()
 		}
 	}
+	for _, b := range r.warm {
+		if b.proc != nil {
+			b.proc.close()
+		}
+	}
 	r.mu.Unlock()
 	r.tasks.Wait()
 }
 
-func (r *Runtime) dir(id string, elem ...string) string {
-	return filepath.Join(append([]string{r.cfg.Root, id}, elem...)...)
+// dir is the folder of the container of this name, or what is in it.
+func (r *Runtime) dir(name string, elem ...string) string {
+	return filepath.Join(append([]string{r.cfg.Root, name}, elem...)...)
 }
 
 var validID = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,199}$`)
 
-// Start runs the instance's container. An ID that has ended may be started again: it keeps its address
+// Start runs the instance's container: one that was made ahead (Warm) if there is one that fits, which is
+// several times faster. An ID that has ended may be started again: it keeps its address
 // and its log. restarts is kept for a later agent. When Start returns without error the process has been
 // started and has the returned PID; it may have ended already.
 func (r *Runtime) Start(ctx context.Context, in cluster.Instance, restarts int) (Running, error) {
@@ -170,11 +184,12 @@ func (r *Runtime) Start(ctx context.Context, in cluster.Instance, restarts int) 
 		err = errors.Join(fmt.Errorf("start container %s: %w", in.ID, full(r.cfg.Root, err)), r.undo(b, in.ID, fresh))
 		return Running{}, err
 	}
-	r.cfg.Log.Info("container started", "id", in.ID, "pid", run.PID, "address", run.Address, "took", time.Since(begin).Round(time.Millisecond))
+	r.cfg.Log.Info("container started", "id", in.ID, "pid", run.PID, "address", run.Address,
+		"made_ahead", run.PID == b.madeAhead, "took", time.Since(begin).Round(time.Millisecond))
 	return run, nil
 }
 
-// acquire reserves the ID and its address.
+// acquire reserves the ID and its address, and takes a container that was made ahead if one fits.
 func (r *Runtime) acquire(in cluster.Instance) (b *box, fresh bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -186,20 +201,36 @@ func (r *Runtime) acquire(in cluster.Instance) (b *box, fresh bool, err error) {
 		b.busy = true
 		return b, false, nil
 	}
-	addr, err := r.alloc.take(in.ID)
-	if err != nil {
+	key := keyOf(&in)
+	if b := r.warm[key]; b != nil && !b.busy && b.proc.alive() {
+		delete(r.warm, key)
+		b.busy = true
+		r.boxes[in.ID] = b
+		return b, true, nil
+	}
+	if b, err = r.reserve(in.ID); err != nil {
 		return nil, false, err
 	}
-	b = &box{busy: true, record: record{Address: addr}}
 	r.boxes[in.ID] = b
 	return b, true, nil
 }
 
+// reserve makes a box with a name and an address. The caller holds mu.
+func (r *Runtime) reserve(name string) (*box, error) {
+	addr, err := r.alloc.take(name)
+	if err != nil {
+		return nil, err
+	}
+	return &box{busy: true, record: record{Name: name, Address: addr}}, nil
+}
+
 // undo leaves things as they were before a start that failed.
 func (r *Runtime) undo(b *box, id string, fresh bool) error {
-	errs := []error{r.clearProcess(id)}
+	var errs []error
 	if fresh {
-		errs = append(errs, disconnect(id, r.dir(id, "netns")), os.RemoveAll(r.dir(id)))
+		errs = append(errs, r.discard(b))
+	} else {
+		errs = append(errs, r.clearProcess(b.Name))
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -209,57 +240,86 @@ func (r *Runtime) undo(b *box, id string, fresh bool) error {
 	}
 	if fresh {
 		delete(r.boxes, id)
-		r.alloc.release(id)
 		b.tell(Exit{Code: -1})
 	}
 	return errors.Join(errs...)
 }
 
+// discard removes everything of a container that no instance has.
+func (r *Runtime) discard(b *box) error {
+	if b.proc != nil {
+		b.proc.close()
+	}
+	err := errors.Join(r.clearProcess(b.Name), disconnect(b.Name, r.dir(b.Name, "netns")), os.RemoveAll(r.dir(b.Name)))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.alloc.release(b.Name)
+	return err
+}
+
 func (r *Runtime) start(ctx context.Context, b *box, in cluster.Instance, restarts int, fresh bool) (Running, error) {
+	r.mu.Lock()
+	rec, ahead := b.record, b.madeAhead
+	r.mu.Unlock()
+	rec.Instance, rec.Restarts = in, restarts
+	rec.PID, rec.StartTicks, rec.Exit = 0, 0, nil
+	rec.Started, rec.StartedBoot = time.Now().UTC(), boottime()
+	if ahead != 0 && fresh {
+		if err := r.save(&rec); err != nil {
+			return Running{}, err
+		}
+		if err := r.crun.start(rec.Name); err != nil {
+			return Running{}, err
+		}
+		rec.PID, rec.StartTicks = ahead, b.proc.ticks
+		return r.started(b, rec, b.proc)
+	}
+	root, err := r.prepare(ctx, &rec, in, fresh)
+	if err != nil {
+		return Running{}, err
+	}
+	if err := r.bundle(rec.Name, in, root, rec.Address); err != nil {
+		return Running{}, err
+	}
+	if rec.PID, err = r.crun.run(ctx, rec.Name, r.dir(rec.Name), r.dir(rec.Name, "log")); err != nil {
+		return Running{}, err
+	}
+	proc := openProcess(rec.PID)
+	rec.StartTicks = proc.ticks
+	return r.started(b, rec, proc)
+}
+
+// prepare makes what a container keeps over its restarts: its record, and its network when it is fresh.
+func (r *Runtime) prepare(ctx context.Context, rec *record, in cluster.Instance, fresh bool) (Root, error) {
 	digest := in.Spec.ImageDigest
 	if digest == "" {
 		im, err := r.cfg.Images.Find(in.Spec.Image, "")
 		if err != nil {
-			return Running{}, err
+			return Root{}, err
 		}
 		digest = im.Digest
 	}
 	root, err := r.cfg.Images.Prepare(ctx, digest)
 	if err != nil {
-		return Running{}, err
+		return Root{}, err
 	}
-	begin := time.Now()
-	r.mu.Lock()
-	rec := b.record
-	r.mu.Unlock()
-	rec.Instance, rec.Restarts, rec.Signal = in, restarts, in.Spec.StopSignal
-	rec.PID, rec.StartTicks, rec.Exit = 0, 0, nil
-	rec.Started, rec.StartedBoot = time.Now().UTC(), boottime()
-	if rec.Signal == "" {
+	if rec.Signal = in.Spec.StopSignal; rec.Signal == "" {
 		rec.Signal = root.Config.StopSignal
 	}
-	if err := os.MkdirAll(r.dir(in.ID), 0o711); err != nil {
-		return Running{}, err
+	if err := os.MkdirAll(r.dir(rec.Name), 0o711); err != nil {
+		return Root{}, err
 	}
-	if err := r.save(&rec); err != nil {
-		return Running{}, err
+	if err := r.save(rec); err != nil {
+		return Root{}, err
 	}
 	if fresh {
-		if err := connect(in.ID, r.dir(in.ID, "netns"), r.cfg.Bridge, r.cfg.Subnet, rec.Address); err != nil {
-			return Running{}, err
-		}
+		err = connect(rec.Name, r.dir(rec.Name, "netns"), r.cfg.Bridge, r.cfg.Subnet, rec.Address)
 	}
-	connected := time.Now()
-	if err := r.bundle(in, root, rec.Address); err != nil {
-		return Running{}, err
-	}
-	bundled := time.Now()
-	if rec.PID, err = r.crun.run(ctx, in.ID, r.dir(in.ID), r.dir(in.ID, "log")); err != nil {
-		return Running{}, err
-	}
-	r.cfg.Log.Debug("where the time of a start went", "id", in.ID, "network", connected.Sub(begin), "root", bundled.Sub(connected), "crun", time.Since(bundled))
-	proc := openProcess(rec.PID)
-	rec.StartTicks = proc.ticks
+	return root, err
+}
+
+// started records that the process runs, and waits for its end from now on.
+func (r *Runtime) started(b *box, rec record, proc *process) (Running, error) {
 	if err := r.save(&rec); err != nil {
 		proc.close()
 		return Running{}, err
@@ -276,13 +336,13 @@ func (r *Runtime) save(rec *record) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(r.dir(rec.Instance.ID, "state.json"), data, 0o600)
+	return writeFile(r.dir(rec.Name, "state.json"), data, 0o600)
 }
 
 // watch starts waiting for the process's end. The caller holds mu.
 func (r *Runtime) watch(b *box, proc *process) {
 	b.running, b.proc = true, proc
-	id, pid, since := b.Instance.ID, b.PID, b.StartedBoot
+	id, name, pid, since := b.Instance.ID, b.Name, b.PID, b.StartedBoot
 	word := r.recent.expect(pid, since)
 	r.tasks.Go(func() {
 		defer proc.close()
@@ -299,8 +359,8 @@ func (r *Runtime) watch(b *box, proc *process) {
 		case <-r.stop:
 			return // the next agent finds it ended and asks again
 		}
-		e.OOM = r.oomKilled(id)
-		if err := r.clearProcess(id); err != nil {
+		e.OOM = r.oomKilled(name)
+		if err := r.clearProcess(name); err != nil {
 			r.cfg.Log.Warn("container ended, but could not be cleared away", "id", id, "err", err)
 		}
 		r.mu.Lock()
@@ -384,7 +444,7 @@ func (r *Runtime) Remove(ctx context.Context, id string) error {
 	}
 	b.busy = true
 	r.mu.Unlock()
-	err := errors.Join(disconnect(id, r.dir(id, "netns")), os.RemoveAll(r.dir(id)))
+	err := errors.Join(disconnect(b.Name, r.dir(b.Name, "netns")), os.RemoveAll(r.dir(b.Name)))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	b.busy = false
@@ -392,15 +452,15 @@ func (r *Runtime) Remove(ctx context.Context, id string) error {
 		return fmt.Errorf("remove container %s: %w", id, err)
 	}
 	delete(r.boxes, id)
-	r.alloc.release(id)
+	r.alloc.release(b.Name)
 	return nil
 }
 
-func (r *Runtime) oomKilled(id string) bool {
+func (r *Runtime) oomKilled(name string) bool {
 	if r.cfg.Cgroup == "" {
 		return false
 	}
-	data, err := os.ReadFile(filepath.Join(cgroupMount, r.cfg.Cgroup, id, "memory.events"))
+	data, err := os.ReadFile(filepath.Join(cgroupMount, r.cfg.Cgroup, name, "memory.events"))
 	if err != nil {
 		return false
 	}

@@ -25,7 +25,7 @@ func (r *Runtime) Stop(ctx context.Context, id, signal string, grace time.Durati
 		r.mu.Unlock()
 		return Exit{}, fmt.Errorf("stop container %s: %w", id, ErrNotRunning)
 	}
-	proc, pid := b.proc, b.PID
+	proc, pid, name := b.proc, b.PID, b.Name
 	if signal == "" {
 		signal = b.Signal
 	}
@@ -51,7 +51,7 @@ func (r *Runtime) Stop(ctx context.Context, id, signal string, grace time.Durati
 			return Exit{}, fmt.Errorf("stop container %s: %w", id, ctx.Err())
 		}
 	}
-	if err := r.kill(id, proc); err != nil {
+	if err := r.kill(name, proc); err != nil {
 		return Exit{}, fmt.Errorf("stop container %s: %w", id, err)
 	}
 	select {
@@ -63,14 +63,14 @@ func (r *Runtime) Stop(ctx context.Context, id, signal string, grace time.Durati
 }
 
 // kill ends all processes of a container.
-func (r *Runtime) kill(id string, proc *process) error {
+func (r *Runtime) kill(name string, proc *process) error {
 	if r.cfg.Cgroup != "" {
 		// One write, that no fork can outrun.
-		err := os.WriteFile(filepath.Join(cgroupMount, r.cfg.Cgroup, id, "cgroup.kill"), []byte("1"), 0)
+		err := os.WriteFile(filepath.Join(cgroupMount, r.cfg.Cgroup, name, "cgroup.kill"), []byte("1"), 0)
 		if err == nil {
 			return nil
 		}
-		r.cfg.Log.Warn("cgroup.kill failed; its first process is killed, which ends the others", "id", id, "err", err)
+		r.cfg.Log.Warn("cgroup.kill failed; its first process is killed, which ends the others", "container", name, "err", err)
 	}
 	if err := proc.signal(unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, os.ErrClosed) {
 		return err

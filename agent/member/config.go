@@ -25,11 +25,16 @@ type Config struct {
 	// takeover of an address that much later. At most 4 s: beyond, the margin of 50 ms no longer covers
 	// two clocks that are each wrong by 1 %.
 	Lease time.Duration
+	// Patience is how long a node whose agent has ended, and whose will says so, may be silent before it is
+	// suspected; default 8 s: twice what an agent needs to come back on an emulated machine, and ten times
+	// what it needs on a real one. Longer helps slower machines; a power cut while the agent restarts is
+	// noticed later by as much. At most 30 s.
+	Patience time.Duration
 }
 
-// DefaultConfig holds the default times: 100 ms, 400 ms, 800 ms.
+// DefaultConfig holds the default times: 100 ms, 400 ms, 800 ms, and 8 s of patience.
 func DefaultConfig() Config {
-	return Config{Interval: 100 * time.Millisecond, Silent: 400 * time.Millisecond, Lease: 800 * time.Millisecond}
+	return Config{Interval: 100 * time.Millisecond, Silent: 400 * time.Millisecond, Lease: 800 * time.Millisecond, Patience: 8 * time.Second}
 }
 
 // Margins of the proof: rates of two clocks may differ by 1 %, and this much besides.

@@ -32,6 +32,7 @@ type Core struct {
 
 	firstSeq uint64 // of this Core's first heartbeat
 	lastSeq  uint64 // of our newest heartbeat
+	lastWill uint64 // of our newest will
 	nextSend time.Duration
 	started  bool
 	round    int
@@ -79,7 +80,14 @@ type peer struct {
 	says      []statement // its newest heartbeat, by index of the peer it speaks of
 	saidAt    time.Duration
 
-	gasped    string
+	gasped string
+
+	willSeq      uint64        // of the newest will taken
+	restarting   bool          // by that will, and no new agent was heard since
+	patientUntil time.Duration // of that restart
+	patience     time.Duration // what is left of the budget that began at budgetAt
+	budgetAt     time.Duration
+
 	gaspSeq   uint64
 	newBoot   string
 	condemned bool // proof: its lease has expired
@@ -122,6 +130,7 @@ func New(cfg Config) *Core {
 	cfg.Interval = cmp.Or(cfg.Interval, d.Interval)
 	cfg.Silent = cmp.Or(cfg.Silent, d.Silent)
 	cfg.Lease = cmp.Or(cfg.Lease, d.Lease)
+	cfg.Patience = cmp.Or(cfg.Patience, d.Patience)
 	if cfg.Self == "" || cfg.BootID == "" || len(cfg.Self) > 255 || len(cfg.BootID) > 255 {
 		panic(fmt.Sprintf("member: node name %q and boot id %q must have 1 to 255 bytes", cfg.Self, cfg.BootID))
 	}
@@ -130,6 +139,9 @@ func New(cfg Config) *Core {
 	}
 	if cfg.Interval < 0 || cfg.Silent < cfg.Interval || cfg.Lease < cfg.Silent || cfg.Lease > maxLease {
 		panic(fmt.Sprintf("member: need interval %v <= silent %v <= lease %v <= %v", cfg.Interval, cfg.Silent, cfg.Lease, maxLease))
+	}
+	if cfg.Patience < 0 || cfg.Patience > patienceEvery {
+		panic(fmt.Sprintf("member: patience %v with a restarting agent, need at most %v", cfg.Patience, patienceEvery))
 	}
 	// The tag's key is bound to the use and the whole cluster id, of which the header has only a digest.
 	k := hmac.New(sha256.New, cfg.Key)
@@ -333,7 +345,7 @@ func (c *Core) encode(now time.Duration, kind byte, link uint8, reason string) [
 				e.flags |= flagDetails
 			}
 		}
-		if c.silentFor(now, p) > c.cfg.Silent {
+		if c.suspects(now, p) {
 			e.flags |= flagSilent
 		}
 		b = appendEntry(b, &e, details)

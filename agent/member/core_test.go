@@ -484,8 +484,12 @@ func FuzzStep(f *testing.F) {
 	hb := b.core.Tick(b.clock(w.now) + 500*ms)[0].Payload
 	f.Add(hb, false)
 	f.Add(hb[:len(hb)-tagSize], true)
+	will := b.core.Will(b.clock(w.now))[0].Payload
+	f.Add(will, false)
+	f.Add(will[:len(will)-tagSize], true)
 	f.Add(b.core.Gasp(b.clock(w.now)+500*ms, "bye")[0].Payload, false)
 	f.Add([]byte("Sk\x01\x01"), true)
+	f.Add([]byte("Sk\x01\x03"), true)
 	now := a.clock(w.now)
 	f.Fuzz(func(t *testing.T, payload []byte, sign bool) {
 		if sign {
@@ -497,7 +501,7 @@ func FuzzStep(f *testing.F) {
 		if err != nil && before != after {
 			t.Errorf("refused datagram (%v) changed the view", err)
 		}
-		if err == nil && !sign && !bytes.Equal(payload, hb) && payload[3] != kindGasp {
+		if err == nil && !sign && !bytes.Equal(payload, hb) && payload[3] == kindHeartbeat {
 			t.Errorf("a datagram that nobody signed was taken")
 		}
 	})

@@ -104,6 +104,7 @@ func (s *schedule) play() error {
 		case 6:
 			if s.restarts && w.now >= w.nodes[x].frozenUntil {
 				w.nodes[x].backlog = nil
+				w.deliverWill(willOf(w, x))
 				w.start(w.nodes[x], s.voters)
 			}
 		}

@@ -24,6 +24,9 @@ func (c *Core) Step(now time.Duration, link string, payload []byte) error {
 	if string(m.boot) != p.BootID {
 		return c.strangeBoot(now, p, m)
 	}
+	if m.kind == kindRestart {
+		return c.bequeathed(now, p, m)
+	}
 	l := p.rx[m.link]
 	if l == nil {
 		l = &rxLink{}
@@ -31,6 +34,9 @@ func (c *Core) Step(now time.Duration, link string, payload []byte) error {
 	}
 	if m.seq <= l.seq {
 		return fmt.Errorf("%w: from %s, number %d after %d", ErrStale, p.Name, m.seq, l.seq)
+	}
+	if p.restarting && (m.count <= l.count || newerThanWill(m.seq, p.willSeq)) {
+		p.restarted(now) // a new agent, which counts from one
 	}
 	l.received(m.seq, m.count)
 	l.at, l.heardAt = now, c.awake(now)

@@ -24,6 +24,10 @@ type PeerView struct {
 	Alive        bool          // heard within Silent, did not gasp, is not refused
 	SilentFor    time.Duration // since it was heard on any link (or became known); our own stalls do not count
 	Gasped       string        // its last words, empty if there are none
+	// RestartingUntil: its agent has ended, its kernel and services have not, and until then (on the clock
+	// passed in) it is not suspected for its silence. In the past: its agent did not come back in time. 0:
+	// nothing of the kind. It says nothing about leases.
+	RestartingUntil time.Duration
 	// ConfirmedSilent is how many members, self included, currently report it silent.
 	ConfirmedSilent int
 	Links           []LinkView // as committed, one for each local link
@@ -58,6 +62,7 @@ func (c *Core) View(now time.Duration) View {
 		v.Peers = append(v.Peers, PeerView{
 			Name: p.Name, BootID: p.BootID,
 			Alive: alive, SilentFor: c.silentFor(now, p), Gasped: p.gasped,
+			RestartingUntil: c.restartingUntil(p),
 			ConfirmedSilent: c.confirmedSilent(now, i),
 			Links:           c.linkViews(now, p),
 			LeaseExpired:    c.prove(now, i),
@@ -73,7 +78,7 @@ func (c *Core) alive(now time.Duration, p *peer) bool {
 
 func (c *Core) confirmedSilent(now time.Duration, x int) int {
 	n := 0
-	if c.silentFor(now, c.peers[x]) > c.cfg.Silent {
+	if c.suspects(now, c.peers[x]) {
 		n++
 	}
 	for i, v := range c.peers {

@@ -14,7 +14,7 @@ import (
 //	sender: length 1 byte, bytes | boot: length 1 byte, bytes
 //	link 1 byte | seq | count | voter set 8 bytes
 //	reason: length 1 byte, bytes (gasp only)
-//	number of entries, each:
+//	number of entries (restart: none), each:
 //	  incarnation 8 bytes | flags 1 byte
 //	  age in ms of the newest heartbeat received that was or may have been acknowledged
 //	  if acknowledged: ack (the newest seq received of it) | links on which it is heard (bit mask)
@@ -28,6 +28,7 @@ const (
 	wireVersion   = 1
 	kindHeartbeat = 1
 	kindGasp      = 2
+	kindRestart   = 3 // a will, see will.go: count is 0
 
 	tagSize     = 16
 	headerSize  = 12      // magic, version, kind, cluster
@@ -172,7 +173,7 @@ func (c *Core) decode(payload []byte) (*message, error) {
 		m.reason = r.str()
 	}
 	n := r.uvarint()
-	if m.kind != kindHeartbeat && m.kind != kindGasp || m.link >= maxLinks || n > maxEntries || len(m.sender) == 0 || len(m.boot) == 0 {
+	if m.kind < kindHeartbeat || m.kind > kindRestart || m.kind == kindRestart && n > 0 || m.link >= maxLinks || n > maxEntries || len(m.sender) == 0 || len(m.boot) == 0 {
 		return nil, fmt.Errorf("%w: field out of range", ErrMalformed)
 	}
 	for range n {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/skein-os/skein/agent/cluster"
+	"github.com/skein-os/skein/agent/fence"
 	"github.com/skein-os/skein/agent/member"
 	"github.com/skein-os/skein/agent/plan"
 	"github.com/skein-os/skein/agent/takeover"
@@ -22,6 +23,8 @@ type Config struct {
 	StatusDelay time.Duration
 	// JoinPatience is for how long a node that is joining may stay silent; default 15 s.
 	JoinPatience time.Duration
+	// Resumed: an earlier agent of this boot was a member. Tell that this one goes on.
+	Resumed bool
 }
 
 const (
@@ -54,6 +57,7 @@ type Brain struct {
 
 	nextID  uint64
 	commits map[uint64]func(ok bool, err error)
+	powers  map[uint64]func(fence.Answer) // orders to power controllers that are under way
 
 	mine     map[string]*assignment // by instance ID
 	order    []*assignment          // of mine, by ID: the same inputs have the same outputs
@@ -65,6 +69,9 @@ type Brain struct {
 
 	expired map[plan.Incarnation]bool // proof L1, which holds for ever
 	gone    map[string]time.Duration  // when we first saw the ledger without a node that instances name
+
+	willAt  time.Duration // when to make the next will
+	resumed bool          // that this agent goes on for an earlier one is still to be told
 
 	statusAt      time.Duration // last flush
 	statusBusy    bool
@@ -101,9 +108,9 @@ func New(self cluster.Node, cfg Config, w World) *Brain {
 	cfg.Member.Self, cfg.Member.BootID = self.Name, self.BootID
 	return &Brain{
 		self: self, cfg: cfg, world: w, core: member.New(cfg.Member),
-		commits: map[uint64]func(bool, error){}, mine: map[string]*assignment{},
+		commits: map[uint64]func(bool, error){}, powers: map[uint64]func(fence.Answer){}, mine: map[string]*assignment{},
 		expired: map[plan.Incarnation]bool{}, gone: map[string]time.Duration{},
-		coord: newCoordinator(),
+		coord: newCoordinator(), resumed: cfg.Resumed,
 	}
 }
 
@@ -115,7 +122,19 @@ func (b *Brain) Tick() {
 	for _, d := range b.core.Tick(b.world.Now()) {
 		b.world.Send(d)
 	}
+	b.bequeath(b.world.Now())
 	b.think()
+}
+
+// bequeath keeps the will of this agent new. After it is condemned or stopped there is none.
+func (b *Brain) bequeath(now time.Duration) {
+	if !b.peersSet || now < b.willAt {
+		return
+	}
+	b.willAt = now + member.WillEvery
+	if will := b.core.Will(now); len(will) > 0 {
+		b.world.Bequeath(will, b.core.Patience())
+	}
 }
 
 // Datagram takes what arrived on the heartbeat port through a link. The error is worth a counter.
@@ -255,7 +274,7 @@ func (b *Brain) learn() {
 		live[in.ID] = true
 		a := b.mine[in.ID]
 		if a == nil {
-			a = &assignment{takeover: takeover.New(in)}
+			a = &assignment{takeover: takeover.Resume(in, st.Status(in.ID))}
 			b.mine[in.ID] = a
 		}
 		a.in = *in
@@ -311,6 +330,14 @@ func (b *Brain) think() {
 		if p := &b.view.Peers[i]; p.LeaseExpired {
 			b.expired[plan.Incarnation{Node: p.Name, BootID: p.BootID}] = true
 		}
+	}
+	if b.resumed && b.view.Majority {
+		b.resumed = false
+		b.world.Explain(cluster.Event{
+			Node: b.self.Name, Time: b.world.Wall(), Kind: cluster.EventNode, Subject: b.self.Name,
+			Text: fmt.Sprintf("the agent of %s is back, with %d instances that went on without it", b.self.Name, len(b.mine)),
+			Why:  "it was restarted in the same boot, and the others hear it",
+		})
 	}
 	b.takeOver(now)
 	b.run()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/skein-os/skein/agent/cluster"
+	"github.com/skein-os/skein/agent/fence"
 	"github.com/skein-os/skein/agent/member"
 )
 
@@ -28,6 +29,7 @@ type stage struct {
 	routes  []Route
 	commits map[uint64]cluster.Txn
 	events  []cluster.Event
+	wills   int // how often one was left
 	doomed  string
 }
 
@@ -41,6 +43,11 @@ func (s *stage) Send(d member.Datagram) {
 		}
 	}
 }
+func (s *stage) Bequeath(will []member.Datagram, _ time.Duration) {
+	if len(will) > 0 {
+		s.wills++
+	}
+}
 func (s *stage) Commit(id uint64, t cluster.Txn) {
 	s.calls = append(s.calls, "commit")
 	s.commits[id] = t
@@ -50,9 +57,10 @@ func (s *stage) Hold(a []Floating, until time.Duration) {
 	s.calls = append(s.calls, fmt.Sprintf("hold %d", len(a)))
 	s.held, s.until = a, until
 }
-func (s *stage) Routes(r []Route)        { s.routes = r }
-func (s *stage) Condemn(reason string)   { s.doomed = reason }
-func (s *stage) Explain(e cluster.Event) { s.events = append(s.events, e) }
+func (s *stage) Routes(r []Route)            { s.routes = r }
+func (s *stage) Condemn(reason string)       { s.doomed = reason }
+func (s *stage) Power(string, fence.Command) {}
+func (s *stage) Explain(e cluster.Event)     { s.events = append(s.events, e) }
 
 var testMember = member.Config{ClusterID: "test", Key: []byte("0123456789abcdef")}
 

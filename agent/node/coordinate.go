@@ -20,7 +20,9 @@ const mostActions = 20
 type coordinator struct {
 	nodeAt     map[string]time.Duration // node -> from when its record may be written again
 	ended      map[string]time.Duration // instance -> when it was first seen ended
+	fences     map[string]*fencing      // lost node -> its fencing
 	restrained bool                     // the event is written
+	restarting map[string]bool          // incarnations whose agent restarts; the event is written
 
 	inFlight  int
 	startedAt time.Duration // of the newest transactions of a plan
@@ -32,7 +34,7 @@ type coordinator struct {
 }
 
 func newCoordinator() coordinator {
-	return coordinator{nodeAt: map[string]time.Duration{}, ended: map[string]time.Duration{}}
+	return coordinator{nodeAt: map[string]time.Duration{}, ended: map[string]time.Duration{}, restarting: map[string]bool{}, fences: map[string]*fencing{}}
 }
 
 func (c *coordinator) noteEnded(now time.Duration, st *cluster.State) {
@@ -59,8 +61,10 @@ func (b *Brain) coordinate(now time.Duration) {
 		return
 	}
 	b.admit(now)
+	b.noteRestarts(now)
 	b.declareLost(now)
 	b.plan(now)
+	b.fence(now) // after the plan: who needs no such proof goes first
 }
 
 // admit puts nodes that have joined and are heard to work.
@@ -103,6 +107,27 @@ type loss struct {
 	why  string
 	// certain: it said so itself, or was heard in a new boot. Silence alone is a suspicion.
 	certain bool
+}
+
+// noteRestarts tells of agents that ended while their nodes go on. That one is back it tells itself.
+func (b *Brain) noteRestarts(now time.Duration) {
+	for i := range b.view.Peers {
+		p := &b.view.Peers[i]
+		key := p.Name + "/" + p.BootID
+		if p.Alive || now >= p.RestartingUntil {
+			delete(b.coord.restarting, key)
+			continue
+		}
+		if n := b.state.Node(p.Name); b.coord.restarting[key] || n == nil || n.BootID != p.BootID || n.State == cluster.NodeLost {
+			continue
+		}
+		b.coord.restarting[key] = true
+		b.world.Explain(cluster.Event{
+			Node: b.self.Name, Time: b.world.Wall(), Kind: cluster.EventNode, Subject: p.Name,
+			Text: fmt.Sprintf("%s: its agent is restarting, nothing is moved", p.Name),
+			Why:  fmt.Sprintf("its kernel says so: the services there go on; if it is not heard in %v it counts as lost", (p.RestartingUntil - now).Round(100*time.Millisecond)),
+		})
+	}
 }
 
 // declareLost commits the loss of nodes that are silent, with restraint (see the package comment).
@@ -207,6 +232,8 @@ func (b *Brain) whyLost(n *cluster.Node, p *member.PeerView) string {
 		return "it said goodbye: " + p.Gasped
 	case p.Alive:
 		return ""
+	case b.world.Now() < p.RestartingUntil:
+		return "" // it is the agent that is silent, not the node
 	case n.State == cluster.NodeJoining && p.SilentFor < b.cfg.JoinPatience:
 		return "" // it may not have its network yet
 	}
@@ -217,6 +244,9 @@ func (b *Brain) whyLost(n *cluster.Node, p *member.PeerView) string {
 		}
 	}
 	silent := fmt.Sprintf("nothing was heard of it on any link for %v", p.SilentFor.Round(10*time.Millisecond))
+	if p.RestartingUntil > 0 {
+		silent += "; its agent ended and did not come back in time"
+	}
 	if others == 0 {
 		return silent + "; there is nobody else to ask"
 	}
@@ -250,8 +280,13 @@ func (b *Brain) snapshot(now time.Duration) plan.Snapshot {
 		Silent: map[string]string{}, Evidence: map[plan.Incarnation]takeover.Evidence{},
 	}
 	for i := range b.view.Peers {
-		if p := &b.view.Peers[i]; !p.Alive {
-			s.Silent[p.Name] = "is not heard"
+		p := &b.view.Peers[i]
+		if p.Alive {
+			continue
+		}
+		s.Silent[p.Name] = "is not heard"
+		if now < p.RestartingUntil {
+			s.Silent[p.Name] = "restarts its agent"
 		}
 	}
 	note := func(node, boot string) {
@@ -276,7 +311,7 @@ func looks(s plan.Snapshot) string {
 		parts = append(parts, n)
 	}
 	for i, e := range s.Evidence {
-		parts = append(parts, fmt.Sprintf("%s/%s %v %v %v", i.Node, i.BootID, e.LeaseExpired, e.NewBoot, e.GoneFor >= takeover.GoneGrace))
+		parts = append(parts, fmt.Sprintf("%s/%s %v %v %v %s", i.Node, i.BootID, e.LeaseExpired, e.NewBoot, e.GoneFor >= takeover.GoneGrace, e.PoweredOff))
 	}
 	slices.Sort(parts)
 	return strings.Join(parts, "\n")

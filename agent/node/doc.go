@@ -23,6 +23,16 @@
 // is given up, this node must itself hear a majority of the voters; else it is the one that is cut off,
 // says so in an event, and waits.
 //
+// # Fencing
+//
+// A lost node that has a power controller is switched off by the coordinator (package fence), beside all
+// else: what has other proof does not wait for it. It begins with a record in the ledger, by compare-and-swap,
+// conditional on nobody fencing the writer; so no two nodes fence each other, and the next coordinator goes on
+// where the last one ended. Fewer than half of the members are fenced at once, and more than one only while
+// the coordinator itself hears a majority of the voters. The proof is in the record: off, of one boot. A machine
+// that ran until it was fenced is then switched on again, unless its controller's record says otherwise. A
+// record that says off of a boot whose heartbeats are heard here is not believed here.
+//
 // # When things fail
 //
 // Without quorum nothing is committed and nothing is claimed: what runs goes on, and holds lapse by

@@ -14,10 +14,19 @@ import (
 // evidence of one incarnation, from what is heard and what the ledger says.
 func (b *Brain) evidence(node, boot string, now time.Duration) takeover.Evidence {
 	e := takeover.Evidence{LeaseExpired: b.expired[plan.Incarnation{Node: node, BootID: boot}]}
+	living := false
 	for i := range b.view.Peers {
 		if p := &b.view.Peers[i]; p.Name == node && p.BootID == boot {
 			e.NewBoot = p.NewBoot != ""
+			living = heard(p)
 		}
+	}
+	if f := b.state.Fence(node); f != nil && f.BootID == boot {
+		// Whoever says that it is off is wrong while it is heard.
+		if f.State == cluster.FenceOff && !living {
+			e.PoweredOff = boot
+		}
+		e.Fencing = f.Text
 	}
 	if since, ok := b.gone[node]; ok {
 		e.GoneFor = now - since

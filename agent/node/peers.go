@@ -30,6 +30,7 @@ func (b *Brain) setPeers(now time.Duration) {
 	}
 	b.peersSet, b.voter, b.peers = true, b.self.Voter, peers
 	b.core.SetPeers(now, b.voter, peers)
+	b.willAt = now // the old one does not reach them all
 }
 
 // matchLinks pairs each of our links with the peer's link on the same subnet, whatever it is called

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/skein-os/skein/agent/cluster"
+	"github.com/skein-os/skein/agent/fence"
 	"github.com/skein-os/skein/agent/member"
 )
 
@@ -20,6 +21,9 @@ type World interface {
 
 	// Send sends a heartbeat datagram. It may be lost.
 	Send(d member.Datagram)
+	// Bequeath leaves datagrams with whoever outlives this agent, to be sent when it has ended by itself, for
+	// as long as patience (see member.Core.Will). Called about every second; the newest counts.
+	Bequeath(will []member.Datagram, patience time.Duration)
 	// Commit starts a transaction. Its outcome comes back as Brain.Committed(id, ...), always and once;
 	// bound the wait to about 2 s. err means that the outcome is unknown.
 	Commit(id uint64, t cluster.Txn)
@@ -37,6 +41,9 @@ type World interface {
 	// Condemn: this boot has been declared lost or removed. Stop all services at once and reboot.
 	// Called once; the Brain is inert from then on.
 	Condemn(reason string)
+	// Power has a node's power controller do something. Its outcome comes back as Brain.Powered with the
+	// command's ID, always and once; bound the wait to the command's Within.
+	Power(node string, c fence.Command)
 	// Explain records an event that belongs to no transaction. It may be lost.
 	Explain(e cluster.Event)
 }

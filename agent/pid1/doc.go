@@ -12,6 +12,10 @@
 //     behind in its own cgroup (half-done helpers) is killed before the next one starts, so that two
 //     generations never work at the same time. A process that is to outlive the agent therefore belongs
 //     in a cgroup below ServicesCgroup.
+//   - When an agent ends by itself, its peers are told so by datagrams that it had left with PID 1 for this
+//     case (control.Will), at once and every 0.3 s, until the next agent leaves its own. Never when the
+//     machine is being stopped or the services were killed. PID 1 does not know what they say, and reads
+//     nothing from the network.
 //   - Only one goroutine starts and reaps processes, so an exit can never be seen before the process is
 //     known. Nothing in PID 1 may use os/exec: its Wait would race with the reaper.
 //   - The goroutine that feeds the watchdog writes to nothing that can block: consoles and the agent's log

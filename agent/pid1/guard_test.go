@@ -101,7 +101,7 @@ func TestBackoff(t *testing.T) {
 	for _, ran := range []time.Duration{0, 0, 0, 0, 0, 0, 0, 0, 0, 59 * time.Second, time.Minute, 0} {
 		got = append(got, b.next(ran)/time.Millisecond)
 	}
-	want := []time.Duration{100, 200, 400, 800, 1600, 3200, 6400, 10000, 10000, 10000, 100, 200}
+	want := []time.Duration{0, 100, 200, 400, 800, 1600, 3200, 6400, 10000, 10000, 0, 100}
 	for i := range want {
 		if got[i] != want[i] {
 			t.Fatalf("got %d ms, want %d ms", got, want)

@@ -32,6 +32,7 @@ func (s *supervisor) beginStop(mode StopMode, reason string) {
 	now := s.world.Uptime()
 	s.world.Logf("%s: %s; at most %s", mode, reason, ago(s.limits.Stop))
 	s.stopping = &stopping{mode: mode, began: now}
+	s.will.revoke() // no agent will come back
 	if s.agent != nil {
 		if err := s.world.TerminateAgent(s.agent.pid); err != nil {
 			s.world.Logf("terminate agent: %v", err)

@@ -55,6 +55,7 @@ type supervisor struct {
 	startAt time.Duration
 	backoff backoff
 	history history
+	will    will
 
 	stopping  *stopping // nil until the machine is to stop
 	lastFeed  time.Duration
@@ -113,6 +114,7 @@ func (s *supervisor) step() bool {
 	// Reaping is done on every event and not only on SIGCHLD: signals of the same kind merge.
 	s.reap()
 	now := s.world.Uptime()
+	s.sendWill(now)
 	if s.stopping != nil {
 		s.feedWatchdog(now) // the cap on the stop is what bounds this
 		return s.stopStep(now)
@@ -157,6 +159,9 @@ func (s *supervisor) pause() time.Duration {
 	if s.agent == nil {
 		d = min(d, s.startAt-s.world.Uptime())
 	}
+	if s.will.sending() {
+		d = min(d, s.will.next-s.world.Uptime())
+	}
 	return max(d, 0)
 }
 
@@ -197,6 +202,7 @@ func (s *supervisor) start(now time.Duration) {
 		out <- e
 	}
 	out <- control.Event{Op: control.Replayed}
+	s.will.revoked = false
 	conn := &conversation{rw: rw, closed: make(chan struct{})}
 	s.agent = &running{pid: pid, conn: conn, started: now, exits: out}
 	s.talks.start(func() { s.listen(conn) })
@@ -237,6 +243,10 @@ func (s *supervisor) agentEnded(e Ended, now time.Duration) {
 	s.agent.conn.linger()
 	s.agent = nil
 	s.guard.gone()
+	if s.stopping == nil && (e.Code != 0 || e.Signal != 0) {
+		s.will.died(now)
+		s.sendWill(now) // before anything that takes time: peers count every tenth of a second
+	}
 	s.cleanUp()
 	if s.stopping != nil {
 		s.world.Logf("agent ended %s", how)
@@ -262,6 +272,7 @@ func (s *supervisor) cleanUp() {
 }
 
 func (s *supervisor) killServices() {
+	s.will.revoke() // it says that they are there
 	if err := s.world.KillServices(); err != nil {
 		s.world.Logf("kill services: %v", err)
 	}
@@ -302,6 +313,10 @@ func (s *supervisor) hear(h heard) {
 		if !s.agent.fed {
 			s.agent.fed = true
 			s.world.Logf("agent is well, %s after its start", ago(now-s.agent.started))
+		}
+	case control.SetWill:
+		if current {
+			s.will.set(*h.request.Will)
 		}
 	case control.Reboot:
 		s.beginStop(Restart, h.request.Reason)

@@ -36,6 +36,12 @@ type fakeWorld struct {
 	unmount  chan struct{} // closed: unmounting does not hang
 	log      []string
 	startErr error
+	wills    []sentWill
+}
+
+type sentWill struct {
+	at   time.Duration
+	text string // the first payload
 }
 
 type fakeAgent struct {
@@ -45,15 +51,15 @@ type fakeAgent struct {
 	raw net.Conn
 }
 
-// die ends the agent as the kernel would.
-func (a *fakeAgent) die(sig syscall.Signal) {
+// die ends the agent as the kernel would; others end before a new one can be there.
+func (a *fakeAgent) die(sig syscall.Signal, others ...Ended) {
 	a.raw.Close()
 	a.world.mu.Lock()
 	if a.world.current == a {
 		a.world.current = nil
 	}
 	a.world.mu.Unlock()
-	a.world.end(Ended{PID: a.pid, Signal: sig})
+	a.world.end(append([]Ended{{PID: a.pid, Signal: sig}}, others...)...)
 }
 
 // replay reads up to Replayed.
@@ -71,9 +77,9 @@ func (a *fakeAgent) replay(t *testing.T) (pids []int) {
 	}
 }
 
-func (w *fakeWorld) end(e Ended) {
+func (w *fakeWorld) end(e ...Ended) {
 	w.mu.Lock()
-	w.zombies = append(w.zombies, e)
+	w.zombies = append(w.zombies, e...)
 	w.mu.Unlock()
 	w.signals <- syscall.SIGCHLD
 }
@@ -138,6 +144,15 @@ func (w *fakeWorld) FeedWatchdog() error {
 	w.outcomes.fedAt = time.Since(w.boot)
 	return nil
 }
+
+func (w *fakeWorld) SendWill(will control.Will) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.wills = append(w.wills, sentWill{time.Since(w.boot), string(will.Links[0].Payload)})
+	return nil
+}
+
+func (w *fakeWorld) sent() []sentWill { w.mu.Lock(); defer w.mu.Unlock(); return slices.Clone(w.wills) }
 
 func (w *fakeWorld) Unmount() {
 	if w.unmount != nil {
@@ -221,8 +236,7 @@ func TestAgentIsRestartedWithReplay(t *testing.T) {
 		if e, err := first.Receive(); err != nil || e.PID != 7 || e.Code != 3 {
 			t.Errorf("got %+v, %v, want exit of 7 with 3", e, err)
 		}
-		first.die(syscall.SIGSEGV)
-		w.end(Ended{PID: 8, Signal: syscall.SIGKILL})
+		first.die(syscall.SIGSEGV, Ended{PID: 8, Signal: syscall.SIGKILL})
 		second := <-w.agents
 		if got, want := second.replay(t), []int{7, 8}; !slices.Equal(got, want) {
 			t.Errorf("second replay: got %v, want %v", got, want)
@@ -235,12 +249,11 @@ func TestAgentIsRestartedWithReplay(t *testing.T) {
 
 func TestReplayKeepsTheLast(t *testing.T) {
 	supervised(t, func(t *testing.T, w *fakeWorld) {
-		(<-w.agents).die(syscall.SIGKILL)
-		w.mu.Lock()
+		var ended []Ended
 		for pid := range control.History + 10 {
-			w.zombies = append(w.zombies, Ended{PID: 1000 + pid})
+			ended = append(ended, Ended{PID: 1000 + pid})
 		}
-		w.mu.Unlock()
+		(<-w.agents).die(syscall.SIGKILL, ended...)
 		got := (<-w.agents).replay(t)
 		if len(got) != control.History || got[0] != 1010 || got[len(got)-1] != 1009+control.History {
 			t.Errorf("got %d exits, %d to %d, want the last %d", len(got), got[0], got[len(got)-1], control.History)
@@ -301,7 +314,7 @@ func TestCrashLoopEndsInReset(t *testing.T) {
 		if got, want := w.outcome().fedAt, 30*time.Second; got > want {
 			t.Errorf("watchdog last fed at %s, want not after %s", got, want)
 		}
-		// 0.1+0.2+...+6.4 = 12.7 s, then 10 s each until the watchdog's own time comes.
+		// 0+0.1+0.2+...+6.4 = 12.7 s, then 10 s each until the watchdog's own time comes.
 		if starts < 8 || starts > 11 {
 			t.Errorf("got %d restarts, want them to back off", starts)
 		}
@@ -337,10 +350,11 @@ func TestHungAgentStarvesWatchdog(t *testing.T) {
 
 func TestStartErrorIsTriedAgain(t *testing.T) {
 	supervised(t, func(t *testing.T, w *fakeWorld) {
-		(<-w.agents).die(syscall.SIGKILL)
+		a := <-w.agents
 		w.mu.Lock()
 		w.startErr = errors.New("no memory")
 		w.mu.Unlock()
+		a.die(syscall.SIGKILL)
 		time.Sleep(5 * time.Second)
 		w.mu.Lock()
 		w.startErr = nil

@@ -4,6 +4,8 @@ import (
 	"io"
 	"syscall"
 	"time"
+
+	"github.com/skein-os/skein/agent/pid1/control"
 )
 
 // StopMode is how the machine ends.
@@ -43,6 +45,8 @@ type World interface {
 	ServicesRunning() bool
 	// FeedWatchdog restarts the watchdog's countdown. On a machine without one it does nothing.
 	FeedWatchdog() error
+	// SendWill sends the datagrams of a dead agent's will. It does not block: what has no room is lost.
+	SendWill(control.Will) error
 	// Unmount unmounts what can be unmounted and writes back what is dirty. It may block (a storage that
 	// does not answer) and is therefore called in a goroutine that is not waited for beyond Limits.Stop.
 	Unmount()

@@ -151,7 +151,7 @@ func newPlanner(s Snapshot) *planner {
 		if p.alive(in) && !p.ended(in) {
 			p.byName[in.Node].add(&in.Spec)
 		}
-		if HoldsFloating(in) && !(p.alive(in) && p.ended(in)) {
+		if HoldsFloating(in) && !p.ended(in) { // what had ended before its node was lost holds nothing
 			for _, a := range in.Spec.Floating {
 				p.holders[a.String()] = id
 			}

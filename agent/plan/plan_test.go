@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -360,6 +361,36 @@ func FuzzConstraint(f *testing.F) {
 	})
 }
 
+// TestEndedHoldsNoAddress: an instance that failed and whose node was then lost does not get back the address
+// that another service was given meanwhile.
+func TestEndedHoldsNoAddress(t *testing.T) {
+	b := newBench(2)
+	floating := func(s *cluster.Service) { s.Floating = []netip.Addr{netip.MustParseAddr("10.77.9.10")} }
+	b.put(service("b", 1, floating))
+	b.step(t)
+	b.put(service("a", 1, floating))
+	b.step(t)
+	first := b.State().Instances[0]
+	if len(b.State().Instances) != 1 {
+		t.Fatalf("got %d instances, want that of b alone: the address is taken", len(b.State().Instances))
+	}
+	b.put(cluster.Status{ID: first.ID, Node: first.Node, State: cluster.InstanceFailed})
+	b.step(t)
+	b.node(first.Node, func(n *cluster.Node) { n.State = cluster.NodeLost })
+	for range 5 {
+		b.step(t)
+	}
+	holders := 0
+	for _, in := range b.State().Instances {
+		if st := b.State().Status(in.ID); st == nil || !st.State.Ended() {
+			holders++
+		}
+	}
+	if holders != 1 {
+		t.Errorf("got %d claims of one address, want 1: %+v", holders, b.State().Instances)
+	}
+}
+
 // TestAlways plays random histories and looks at each step for what must always be so.
 func TestAlways(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -498,5 +529,48 @@ func checkStep(t *rapid.T, before, after *cluster.State, evidence map[plan.Incar
 				t.Fatalf("claim %s went, and its owner %+v was forgotten: %+v", in.ID, o, next)
 			}
 		}
+	}
+}
+
+// TestHeirs: what each node has ready is what it gets when another is lost.
+func TestHeirs(t *testing.T) {
+	b := newBench(4)
+	for i, replicas := range []int{1, 2, 3, 1} {
+		b.put(cluster.Service{Stack: "demo", Name: fmt.Sprintf("s%d", i), Mode: cluster.ModeReplicated, Replicas: replicas, Safety: cluster.SafetyLease,
+			Reserve: cluster.Resources{Memory: int64(i) * gib / 8}, Hash: fmt.Sprint(i)})
+	}
+	for range 10 {
+		b.step(t)
+	}
+	before := b.State()
+	slot := func(in *cluster.Instance) string { return fmt.Sprintf("%s.%d on %s", in.Service, in.Slot, in.Node) }
+	ready := map[string]bool{}
+	for _, n := range before.Nodes {
+		for _, in := range plan.Heirs(before, n.Name) {
+			if in.ID != "" || in.Spec.Hash == "" {
+				t.Errorf("got heir %+v, want no ID and the specification", in)
+			}
+			ready[slot(&in)] = true
+		}
+	}
+	moved := 0
+	for i, lost := range before.Nodes {
+		after := *before
+		after.Nodes = slices.Clone(before.Nodes)
+		after.Nodes[i].State = cluster.NodeLost
+		snap := plan.Snapshot{State: &after, Now: time.Hour, Silent: map[string]string{lost.Name: "is not heard"}}
+		for _, a := range plan.Plan(snap).Actions {
+			for _, put := range a.Txn.Puts {
+				if in, ok := put.Value.(cluster.Instance); ok && a.Kind == plan.Takeover {
+					moved++
+					if !ready[slot(&in)] {
+						t.Errorf("%s is lost: %s was not ready", lost.Name, slot(&in))
+					}
+				}
+			}
+		}
+	}
+	if moved != 7 {
+		t.Errorf("got %d takeovers, want one for each of 7 instances", moved)
 	}
 }

@@ -32,11 +32,12 @@ func (s *Sim) Thaw(name string) {
 	s.machine(name).thaw()
 }
 
-// StopAgent kills the agent; containers and the kernel go on.
+// StopAgent kills the agent; containers and the kernel go on, and the kernel sends the agent's will.
 func (s *Sim) StopAgent(name string) {
 	if m := s.machine(name); m.powered && m.agent {
 		s.Logf("--- the agent of %s is killed", name)
 		m.endAgent()
+		m.sendWill()
 	}
 }
 

@@ -87,6 +87,12 @@ func (l *Ledger) State() *cluster.State {
 		case cluster.Status:
 			v.Revision = r.change
 			st.Statuses = append(st.Statuses, v)
+		case cluster.BMC:
+			v.Revision = r.change
+			st.BMCs = append(st.BMCs, v)
+		case cluster.Fence:
+			v.Revision = r.change
+			st.Fences = append(st.Fences, v)
 		case string: // a slot
 		default:
 			panic(fmt.Sprintf("ledger: record %s of unknown type %T", k, v))

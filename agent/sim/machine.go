@@ -32,8 +32,12 @@ type machine struct {
 
 	agent   bool // its process lives
 	gen     int  // of the agent
+	lives   int  // agents of this boot
+	will    will // what the kernel sends for an agent that has ended
 	brain   *node.Brain
 	syncing bool
+
+	bmc string // how its power controller behaves, "" or "ok" as it should
 
 	containers map[string]*container
 	guard      map[netip.Addr]time.Duration // until, local time
@@ -74,6 +78,7 @@ func (m *machine) newBoot() {
 	m.powered = true
 	m.boot = fmt.Sprintf("%s-boot-%d", m.name, m.boots)
 	m.frozen, m.waiting, m.excused = "", nil, 0
+	m.lives, m.will = 0, will{}
 	m.setClock(m.sim.between(0, 5*time.Second))
 }
 
@@ -87,6 +92,7 @@ func (m *machine) record(state cluster.NodeState) cluster.Node {
 // startAgent begins a new life of the agent in this boot.
 func (m *machine) startAgent() {
 	m.gen++
+	m.lives++
 	m.agent, m.brain = true, nil
 	gen := m.gen
 	var tick func()
@@ -132,7 +138,7 @@ func (m *machine) sync() {
 			m.admit(rec)
 			return
 		}
-		cfg := node.Config{Member: s.cfg.Member}
+		cfg := node.Config{Member: s.cfg.Member, Resumed: m.lives > 1}
 		if l := s.cfg.leaseOf[m.name]; l > 0 {
 			cfg.Member.Lease = l
 		}
@@ -265,6 +271,7 @@ func (w *world) Condemn(reason string) {
 	m := w.m
 	m.sim.Logf("%s is condemned: %s", m.name, reason)
 	m.dark()
+	m.will = will{}
 	m.gen++ // inert
 	m.sim.after(300*time.Millisecond, func() {
 		if m.powered && m.brain != nil && m.brain.Ended() != "" {
@@ -287,6 +294,7 @@ func (m *machine) powerOff() {
 	m.dark()
 	m.endAgent()
 	m.powered, m.frozen, m.waiting = false, "", nil
+	m.will = will{}
 	m.boot = "" // nothing that was sent to it arrives in the next one
 }
 

@@ -24,6 +24,8 @@ import (
 //	agent stop|start NODE      link NODE eth0|eth1 up|down [in|out]  partition NODE...   heal
 //	loss 30                    coordinator NODE                      fail NAME
 //	drain NODE                 undrain NODE
+//	bmc NODE ok|lie|hang|refuse|slow                   gives it a power controller, which behaves like that
+//	confirm NODE                                       an operator says that it is off
 //	expect NAME on NODE|NODE   expect NAME nowhere                   expect node NODE lost|online|...
 //	expect outage NAME < 1.5s  expect outage NAME > 3s               (since the last fault before a settle)
 //	expect event TEXT          expect no event TEXT   (since the settle before the last step that did something)
@@ -151,6 +153,10 @@ func (p *player) machineStep(w []string) error {
 		s.Thaw(name)
 	case w[0] == "link" && len(w) >= 4 && slices.Contains(lans, w[2]):
 		s.Link(name, w[2], strings.Join(w[4:], ""), w[3] == "up")
+	case w[0] == "bmc" && len(w) == 3:
+		return s.BMC(name, w[2])
+	case w[0] == "confirm":
+		return s.Confirm(name)
 	case w[0] == "drain":
 		return s.Drain(name)
 	case w[0] == "undrain":

@@ -14,7 +14,7 @@ import (
 )
 
 // statePrefixes are what a State is made of; meta is one key.
-var statePrefixes = []string{cluster.KeyNodes, cluster.KeyServices, cluster.KeyInstances, cluster.KeyStatus, cluster.KeyImages}
+var statePrefixes = []string{cluster.KeyNodes, cluster.KeyServices, cluster.KeyInstances, cluster.KeyStatus, cluster.KeyImages, cluster.KeyBMCs, cluster.KeyFences}
 
 // Read reads the whole state as it is now: all that was committed before the call is in it.
 func (s *Store) Read(ctx context.Context) (*cluster.State, error) {
@@ -122,6 +122,20 @@ func (b *builder) put(kv *mvccpb.KeyValue) error {
 		}
 		v.Revision = kv.ModRevision
 		set(b, cluster.KeyImages, &b.next.Images, key, v, (*cluster.Image).Key)
+	case strings.HasPrefix(key, cluster.KeyBMCs):
+		var v cluster.BMC
+		if err := json.Unmarshal(kv.Value, &v); err != nil {
+			return err
+		}
+		v.Revision = kv.ModRevision
+		set(b, cluster.KeyBMCs, &b.next.BMCs, key, v, (*cluster.BMC).Key)
+	case strings.HasPrefix(key, cluster.KeyFences):
+		var v cluster.Fence
+		if err := json.Unmarshal(kv.Value, &v); err != nil {
+			return err
+		}
+		v.Revision = kv.ModRevision
+		set(b, cluster.KeyFences, &b.next.Fences, key, v, (*cluster.Fence).Key)
 	}
 	return nil
 }
@@ -138,6 +152,10 @@ func (b *builder) remove(key string) {
 		unset(b, cluster.KeyStatus, &b.next.Statuses, key, (*cluster.Status).Key)
 	case strings.HasPrefix(key, cluster.KeyImages):
 		unset(b, cluster.KeyImages, &b.next.Images, key, (*cluster.Image).Key)
+	case strings.HasPrefix(key, cluster.KeyBMCs):
+		unset(b, cluster.KeyBMCs, &b.next.BMCs, key, (*cluster.BMC).Key)
+	case strings.HasPrefix(key, cluster.KeyFences):
+		unset(b, cluster.KeyFences, &b.next.Fences, key, (*cluster.Fence).Key)
 	}
 }
 

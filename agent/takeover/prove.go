@@ -13,6 +13,11 @@ type Evidence struct {
 	LeaseExpired bool `json:"lease_expired,omitempty"`
 	// NewBoot: the node was heard, authenticated, in another boot; this one has ended.
 	NewBoot bool `json:"new_boot,omitempty"`
+	// PoweredOff is the boot that ended with its machine's power: read off by its controller (L2), or by an
+	// operator's word (L4). It proves nothing of any other boot.
+	PoweredOff string `json:"powered_off,omitempty"`
+	// Fencing is what came of fencing it so far, a clause for people.
+	Fencing string `json:"fencing,omitempty"`
 	// GoneFor is for how long the ledger, as far as this node has seen, has had no record of the node.
 	GoneFor time.Duration `json:"gone_for_ns,omitempty"`
 }
@@ -41,8 +46,12 @@ func Prove(safety cluster.Safety, o cluster.Owner, node *cluster.Node, e Evidenc
 		return Proof{true, fmt.Sprintf("%s has rejoined in a new boot", o.Node)}
 	case node == nil && e.GoneFor >= GoneGrace:
 		return Proof{true, fmt.Sprintf("%s was removed from the cluster", o.Node)}
+	case e.PoweredOff != "" && e.PoweredOff == o.BootID:
+		return Proof{true, fmt.Sprintf("%s is off: %s", o.Node, e.Fencing)}
+	case safety != cluster.SafetyLease && e.Fencing != "":
+		return Proof{false, fmt.Sprintf("proof is missing that %s is off: %s; if you know that it is off: 'skein fence confirm %[1]s'", o.Node, e.Fencing)}
 	case safety != cluster.SafetyLease: // an unknown class gets the strict answer
-		return Proof{false, fmt.Sprintf("proof is missing that %s is off: nothing else confines its effects; power it on again, or remove the node if you know that it is off", o.Node)}
+		return Proof{false, fmt.Sprintf("proof is missing that %s is off: nothing else confines its effects; power it on again, or if you know that it is off: 'skein fence confirm %[1]s'", o.Node)}
 	case e.LeaseExpired:
 		return Proof{true, fmt.Sprintf("the lease of %s has expired", o.Node)}
 	case node == nil:

@@ -27,6 +27,17 @@ func New(i *cluster.Instance) Takeover {
 	return Takeover{step: Proving}
 }
 
+// Resume begins for an owner whose agent was restarted, maybe: status is what the ledger has of this very
+// claim. Under a safety other than SafetyLease nothing but pending is reported before the takeover is
+// cleared, so anything else is the word of the earlier agent that it was: what runs is not stopped to be
+// proved again. A floating address under SafetyLease is proved again, since its instance runs either way.
+func Resume(i *cluster.Instance, status *cluster.Status) Takeover {
+	if i.After != nil && i.Spec.Safety != cluster.SafetyLease && status != nil && status.Node == i.Node && status.State != cluster.InstancePending {
+		return Takeover{step: Cleared, proof: Proof{OK: true, Text: "it was cleared before the agent was restarted"}}
+	}
+	return New(i)
+}
+
 // Step tells where it stands.
 func (t *Takeover) Step() Step { return t.step }
 

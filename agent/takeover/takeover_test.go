@@ -21,6 +21,9 @@ func TestProve(t *testing.T) {
 		{name: "lease expired", node: lost, e: Evidence{LeaseExpired: true}, lease: true},
 		{name: "rejoined", node: back, lease: true, power: true},
 		{name: "heard in a new boot", node: lost, e: Evidence{NewBoot: true}, lease: true, power: true},
+		{name: "read off", node: lost, e: Evidence{PoweredOff: "a"}, lease: true, power: true},
+		{name: "another boot was read off", node: lost, e: Evidence{PoweredOff: "b"}},
+		{name: "fencing has not succeeded", node: lost, e: Evidence{Fencing: "its controller lies"}},
 		{name: "just removed"},
 		{name: "removed, lease seen expired", e: Evidence{LeaseExpired: true}, lease: true},
 		{name: "removed long ago", e: Evidence{GoneFor: GoneGrace}, lease: true, power: true},
@@ -67,5 +70,34 @@ func TestSteps(t *testing.T) {
 	tk.Verified(true)
 	if got := tk.Step(); got != Cleared || !tk.MayRun(cluster.SafetyPower) {
 		t.Errorf("got %s, want %s", got, Cleared)
+	}
+}
+
+func TestResume(t *testing.T) {
+	after := &cluster.Owner{Node: "n1"}
+	status := func(node string, s cluster.InstanceState) *cluster.Status {
+		return &cluster.Status{Node: node, State: s}
+	}
+	for _, tt := range []struct {
+		name   string
+		safety cluster.Safety
+		after  *cluster.Owner
+		status *cluster.Status
+		want   Step
+	}{
+		{"free slot", cluster.SafetyPower, nil, nil, Cleared},
+		{"nothing reported", cluster.SafetyPower, after, nil, Proving},
+		{"waits for proof", cluster.SafetyPower, after, status("n2", cluster.InstancePending), Proving},
+		{"ran", cluster.SafetyPower, after, status("n2", cluster.InstanceRunning), Cleared},
+		{"was complete", cluster.SafetyPower, after, status("n2", cluster.InstanceComplete), Cleared},
+		{"ran elsewhere", cluster.SafetyPower, after, status("n1", cluster.InstanceRunning), Proving},
+		{"no class named: as for power", "", after, status("n2", cluster.InstanceRunning), Cleared},
+		{"a lease's instance runs before it is cleared", cluster.SafetyLease, after, status("n2", cluster.InstanceRunning), Proving},
+	} {
+		in := &cluster.Instance{Node: "n2", After: tt.after, Spec: cluster.Service{Safety: tt.safety}}
+		tk := Resume(in, tt.status)
+		if got := tk.Step(); got != tt.want {
+			t.Errorf("%s: got %s, want %s", tt.name, got, tt.want)
+		}
 	}
 }

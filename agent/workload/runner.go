@@ -344,6 +344,7 @@ func (l *life) attend(ctx context.Context, run container.Running, adopted bool) 
 			var unhealthy bool
 			h, unhealthy = h.next(check, err == nil, ran)
 			if h.healthy && !wasHealthy {
+				l.cfg.Log.Info("instance is healthy", "id", l.in.ID, "after", time.Since(began).Round(time.Millisecond))
 				l.report(cluster.InstanceRunning, "")
 			}
 			if !unhealthy {

@@ -17,7 +17,8 @@ import (
 // can be, not an interval later.
 const firstCheck = 100 * time.Millisecond
 
-// firstProbe is firstCheck for the checks that the node makes itself, which cost next to nothing.
+// firstProbe is firstCheck for the checks that the node makes itself. They cost next to nothing, so the wait
+// is then an eighth of the time since the start: a takeover is at most that much longer than it has to be.
 const firstProbe = 20 * time.Millisecond
 
 // health is the health of one run of a container. It is a value: next gives the following one.
@@ -51,13 +52,10 @@ func (h *health) wait(c *cluster.HealthCheck, ran time.Duration) time.Duration {
 	if c.StartInterval > 0 && ran < c.StartPeriod {
 		limit = min(limit, c.StartInterval)
 	}
-	first := firstCheck
 	if probes(c.Test) {
-		first = firstProbe
+		return min(max(firstProbe, ran/8), limit)
 	}
-	if h.early = max(2*h.early, first); h.early > limit {
-		h.early = limit
-	}
+	h.early = min(max(2*h.early, firstCheck), limit)
 	return h.early
 }
 

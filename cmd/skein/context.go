@@ -14,12 +14,14 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/net/proxy"
 
 	"github.com/skein-os/skein/agent/api"
+	"github.com/skein-os/skein/agent/cluster"
 )
 
 // clusterContext is how to reach one cluster and who one is there. It holds a private key: the file is
@@ -116,6 +118,12 @@ func client(cmd *cobra.Command) (*api.Client, error) {
 	c, ok := f.Contexts[name]
 	if !ok {
 		return nil, fmt.Errorf("no context %q; 'skein context ls' lists them", name)
+	}
+	if only, _ := cmd.Flags().GetString("endpoint"); only != "" {
+		if _, _, err := net.SplitHostPort(only); err != nil {
+			only = net.JoinHostPort(only, strconv.Itoa(cluster.PortAPI))
+		}
+		c.Endpoints = []string{only}
 	}
 	return c.client()
 }

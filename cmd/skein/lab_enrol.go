@@ -39,6 +39,9 @@ func formLabCluster(ctx context.Context, info *labInfo) error {
 	}); err != nil {
 		return fmt.Errorf("waiting for all nodes to be members: %w", err)
 	}
+	if err := setLabBMCs(ctx, c, info.Dir); err != nil {
+		return err
+	}
 	if info.Demo == "" || info.Restored {
 		return nil
 	}

@@ -201,9 +201,10 @@ func labDialer(hostPort string) (func(ctx context.Context, network, addr string)
 }
 
 func labAddCommand() *cobra.Command {
-	return &cobra.Command{
+	var token string
+	cmd := &cobra.Command{
 		Use: "add", Short: "Add a machine that joins the cluster", Args: cobra.NoArgs,
-		Example: "  skein lab add",
+		Example: "  skein lab add\n  skein lab add --token $(openssl rand -hex 32)   # a stranger: watch it being refused",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			dir, err := labDir(cmd)
 			if err != nil {
@@ -217,6 +218,9 @@ func labAddCommand() *cobra.Command {
 			c, err := readLabCluster(dir)
 			if err != nil {
 				return err
+			}
+			if token != "" {
+				c.Token = token
 			}
 			used := map[string]bool{}
 			for _, m := range st.Machines {
@@ -241,10 +245,17 @@ func labAddCommand() *cobra.Command {
 				return err
 			}
 			steps.end()
+			if cluster, err := labClusterClient(); err == nil {
+				if err := setLabBMCs(ctx, cluster, dir, n.Name); err != nil {
+					fmt.Fprintf(cmd.ErrOrStderr(), "the cluster cannot switch %s off yet: %v\n", n.Name, err)
+				}
+			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s is up; 'skein node ls' shows when it has joined\n", n.Name)
 			return nil
 		},
 	}
+	cmd.Flags().StringVar(&token, "token", "", "the join token to give it, 64 hexadecimal digits (default: the lab's)")
+	return cmd
 }
 
 // steps prints what is being done, with the time since the start, and on a terminal keeps that time

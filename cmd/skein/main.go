@@ -85,8 +85,9 @@ func rootCommand() *cobra.Command {
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.PersistentFlags().String("context", "", "which cluster to talk to (see 'skein context ls'; default: the current one, or $SKEIN_CONTEXT)")
+	root.PersistentFlags().String("endpoint", "", "ask this node, HOST[:PORT], and no other (default: whichever of the context's answers)")
 	root.AddCommand(statusCommand(), nodeCommand(), deployCommand(), lsCommand(), psCommand(), logsCommand(),
-		execCommand(), rmCommand(), eventsCommand(), imageCommand(), contextCommand(), labCommand())
+		execCommand(), rmCommand(), eventsCommand(), fenceCommand(), imageCommand(), contextCommand(), labCommand())
 	// A wrong number of arguments is wrong usage, whatever the command.
 	walk(root, func(c *cobra.Command) {
 		if check := c.Args; check != nil {

@@ -13,7 +13,7 @@ import (
 
 func nodeCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "node", Short: "Nodes of the cluster",
-		Example: "  skein node ls\n  skein node drain n2\n  skein node remove n2"}
+		Example: "  skein node ls\n  skein node drain n2\n  skein node remove n2\n  skein node restart-agent n2"}
 	ls := &cobra.Command{
 		Use: "ls", Short: "List nodes", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -29,7 +29,7 @@ func nodeCommand() *cobra.Command {
 		},
 	}
 	addOutputFlag(ls)
-	cmd.AddCommand(ls,
+	cmd.AddCommand(ls, nodeBMCCommand(),
 		nodeAction("drain", "Move the services of a node elsewhere and give it no new ones", func(ctx context.Context, c *api.Client, node string) error {
 			if err := c.NodeAction(ctx, node, "drain"); err != nil {
 				return err
@@ -50,6 +50,9 @@ func nodeCommand() *cobra.Command {
 		}),
 		nodeAction("reboot", "Reboot a node in an orderly way", func(ctx context.Context, c *api.Client, node string) error {
 			return c.NodeAction(ctx, node, "reboot")
+		}),
+		nodeAction("restart-agent", "Restart the cluster part of a node; its services go on", func(ctx context.Context, c *api.Client, node string) error {
+			return c.NodeAction(ctx, node, "restart-agent")
 		}),
 	)
 	return cmd

@@ -61,7 +61,11 @@ func drawNodes(t *table, st api.Status) {
 		if n.Voter {
 			voter = "yes"
 		}
-		t.row(n.Name, n.State, voter, n.Instances, strings.Join(links, ", "), n.Epoch)
+		state := string(n.State)
+		if n.Restarting {
+			state += " (agent restarts)"
+		}
+		t.row(n.Name, state, voter, n.Instances, strings.Join(links, ", "), n.Epoch)
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 
@@ -18,6 +19,10 @@ func agentMain(ctx context.Context) error {
 	defer conn.Close()
 	return agent.Run(ctx, agent.Options{
 		Version: version, PID1: conn,
+		Crash: func(err error) {
+			fmt.Fprintf(os.Stderr, "skeind agent: %v\n", err)
+			os.Exit(failed)
+		},
 		Log: slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{Level: slog.LevelInfo})),
 	})
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/skein-os/skein/qemu"
 	"github.com/skein-os/skein/qemu/accel"
+	"github.com/skein-os/skein/qemu/bmc"
 )
 
 // Config of a lab to be started. It holds secrets (the machines' seeds), so it goes to the daemon by
@@ -51,6 +52,7 @@ type Call struct {
 	Jitter     time.Duration `json:"jitter,omitempty"`
 	Folder     string        `json:"folder,omitempty"` // to save to
 	New        *qemu.Node    `json:"new,omitempty"`    // machine to add
+	Mode       bmc.Mode      `json:"mode,omitempty"`   // of its power controller
 }
 
 // Op names an order.
@@ -69,6 +71,7 @@ const (
 	OpDelay     Op = "delay"
 	OpSave      Op = "save"
 	OpAdd       Op = "add"
+	OpBMC       Op = "bmc"
 )
 
 // message is one line of the daemon's report while it starts, and of a wait.

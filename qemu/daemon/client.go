@@ -159,6 +159,17 @@ func (c *Client) State(ctx context.Context) (*State, error) {
 	return &s, json.NewDecoder(resp.Body).Decode(&s)
 }
 
+// BMCs asks for the machines' power controllers, passwords and all.
+func (c *Client) BMCs(ctx context.Context) ([]qemu.BMC, error) {
+	resp, err := c.do(ctx, http.MethodGet, "/bmcs", nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	var list []qemu.BMC
+	return list, json.NewDecoder(resp.Body).Decode(&list)
+}
+
 // Call gives an order and waits until it is done.
 func (c *Client) Call(ctx context.Context, call Call) error {
 	resp, err := c.do(ctx, http.MethodPost, "/call", call)

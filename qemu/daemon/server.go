@@ -173,6 +173,7 @@ func listenUnix(dir string) (net.Listener, error) {
 func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /state", func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(s.state()) })
+	mux.HandleFunc("GET /bmcs", func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(s.lab.BMCs()) })
 	mux.HandleFunc("POST /call", s.call)
 	mux.HandleFunc("POST /down", func(w http.ResponseWriter, _ *http.Request) {
 		s.once.Do(func() { close(s.ended) })
@@ -300,6 +301,8 @@ func (s *server) do(ctx context.Context, c Call) error {
 				f.Delay, f.Jitter = c.Delay, c.Jitter
 			}
 		})
+	case OpBMC:
+		return s.lab.SetBMC(c.Node, c.Mode)
 	case OpSave:
 		return s.lab.Save(ctx, c.Folder)
 	case OpAdd:

@@ -74,15 +74,15 @@ func (b *bench) run(ctx context.Context) (err error) {
 		return err
 	}
 	for _, kind := range []struct {
-		name  string
-		which func(api.Status) string
+		name        string
+		coordinator bool
 	}{
-		{"the node that serves, not the coordinator", b.ordinary},
-		{"the node that serves, as the coordinator", b.leading},
+		{"the node that serves, not the coordinator", false},
+		{"the node that serves, as the coordinator", true},
 	} {
 		var gaps []float64
 		for range b.cuts {
-			gap, ok, err := b.cut(kind.which)
+			gap, ok, err := b.cut(kind.coordinator)
 			if err != nil {
 				return fmt.Errorf("cut of %s: %w", kind.name, err)
 			}
@@ -160,13 +160,19 @@ func (b *bench) status() (st api.Status, err error) {
 	return st, err
 }
 
-// healthy waits until the cluster is as it should be: a cut of a cluster that still recovers from the
-// last one measures something else.
+// settled is how long a cluster must have been healthy to count as at rest.
+const settled = 10 * time.Second
+
+// healthy waits until the cluster is at rest: a cut of a cluster that still recovers from the last one
+// measures something else.
 func (b *bench) healthy() (api.Status, error) {
 	deadline := time.Now().Add(5 * time.Minute)
+	since := time.Now()
 	for {
 		st, err := b.status()
-		if err == nil && st.Healthy {
+		if err != nil || !st.Healthy {
+			since = time.Now()
+		} else if time.Since(since) > settled {
 			return st, nil
 		}
 		if time.Now().After(deadline) {
@@ -177,13 +183,41 @@ func (b *bench) healthy() (api.Status, error) {
 }
 
 func (b *bench) memory() error {
+	// A fourth node is a worker: three vote.
+	if _, err := b.call("lab", "add"); err != nil {
+		return err
+	}
 	st, err := b.healthy()
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%-44s agent %.0f MB, PID 1 %.0f MB (aim for the agent: 150 MB)\n", "memory on "+st.Answered+", a voter",
-		float64(st.Memory.Agent)/1e6, float64(st.Memory.PID1)/1e6)
-	return nil
+	for _, n := range st.Nodes {
+		if n.Name != "n1" && n.Voter {
+			continue
+		}
+		out, err := b.call("status", "--endpoint", n.Name, "-o", "json")
+		if err != nil {
+			return err
+		}
+		var of api.Status
+		if err := json.Unmarshal([]byte(out), &of); err != nil {
+			return err
+		}
+		kind, aim := "a voter", 150
+		if !n.Voter {
+			kind, aim = "a worker", 60
+		}
+		fmt.Printf("%-44s agent %.0f MB, PID 1 %.0f MB (aim for the agent: %d MB)\n", "memory on "+of.Answered+", "+kind,
+			float64(of.Memory.Agent)/1e6, float64(of.Memory.PID1)/1e6, aim)
+	}
+	if _, err := b.call("node", "drain", "n4"); err != nil {
+		return err
+	}
+	if _, err := b.call("node", "remove", "n4"); err != nil {
+		return err
+	}
+	_, err = b.call("lab", "power", "off", "n4")
+	return err
 }
 
 const webURL = "http://10.77.9.10/"
@@ -197,46 +231,41 @@ func owner(st api.Status) string {
 	return ""
 }
 
-func (b *bench) ordinary(st api.Status) string {
-	if o := owner(st); o != st.Coordinator {
-		return o
+// move has the service run on the coordinator, or on another node, by draining those where it should not be.
+func (b *bench) move(toCoordinator bool) (st api.Status, ok bool, err error) {
+	for range 4 {
+		if st, err = b.healthy(); err != nil {
+			return st, false, err
+		}
+		if (owner(st) == st.Coordinator) == toCoordinator {
+			return st, true, nil
+		}
+		var drained []string
+		for _, n := range st.Nodes {
+			if (n.Name == st.Coordinator) != toCoordinator {
+				drained = append(drained, n.Name)
+				if _, err := b.call("node", "drain", n.Name); err != nil {
+					return st, false, err
+				}
+			}
+		}
+		for _, n := range drained {
+			if _, err := b.call("node", "undrain", n); err != nil {
+				return st, false, err
+			}
+		}
 	}
-	return ""
+	return st, false, nil
 }
 
-func (b *bench) leading(st api.Status) string {
-	if o := owner(st); o == st.Coordinator {
-		return o
-	}
-	return ""
-}
-
-// cut waits until the node that serves is of the wanted kind, cuts its power while an address is polled,
-// and powers it on again. The service is moved by draining if it is on a node of the other kind.
-func (b *bench) cut(which func(api.Status) string) (gap float64, ok bool, err error) {
-	st, err := b.healthy()
-	if err != nil {
+// cut has the service run where it should, cuts that node's power while an address is polled, and powers it
+// on again.
+func (b *bench) cut(coordinator bool) (gap float64, ok bool, err error) {
+	st, ok, err := b.move(coordinator)
+	if err != nil || !ok {
 		return 0, false, err
 	}
-	for range 4 {
-		if which(st) != "" {
-			break
-		}
-		from := owner(st)
-		if _, err := b.call("node", "drain", from); err != nil {
-			return 0, false, err
-		}
-		if _, err := b.call("node", "undrain", from); err != nil {
-			return 0, false, err
-		}
-		if st, err = b.healthy(); err != nil {
-			return 0, false, err
-		}
-	}
-	victim := which(st)
-	if victim == "" {
-		return 0, false, nil
-	}
+	victim := owner(st)
 	type answer struct {
 		out string
 		err error

@@ -100,6 +100,14 @@ func (c *Conn) Poweroff(reason string) error {
 // are PID 1's children follow as events. The empty cgroups stay for the agent to remove.
 func (c *Conn) StopServices() error { return c.send(Request{Op: StopServices}) }
 
+// SetWill leaves w with PID 1, in place of an earlier one.
+func (c *Conn) SetWill(w Will) error {
+	if err := w.check(); err != nil {
+		return fmt.Errorf("leave a will with PID 1: %w", err)
+	}
+	return c.send(Request{Op: SetWill, Will: &w})
+}
+
 func (c *Conn) send(r Request) error {
 	c.write.Lock()
 	defer c.write.Unlock()

@@ -2,7 +2,8 @@
 // stream socket that the agent inherits from PID 1.
 //
 // The agent sends Requests: that it is well (which keeps the machine's watchdog fed), that the machine
-// must restart or power off, that every service must stop at once. PID 1 sends Events: each orphan that it
+// must restart or power off, that every service must stop at once, and its will: datagrams for PID 1 to send
+// when the agent has ended, made by the agent because PID 1 knows nothing of what is in them. PID 1 sends Events: each orphan that it
 // reaped, which is how the agent learns that a container ended.
 //
 // What holds:

@@ -11,7 +11,8 @@ import (
 
 const (
 	// MaxLine is the longest line, in bytes without its end, that either side reads.
-	MaxLine = 4096
+	// A will of the greatest size fits.
+	MaxLine = 16 << 10
 	// MaxReason is how many bytes of a reason are kept, so that a reason never makes a line too long.
 	MaxReason = 512
 	// History is how many exits PID 1 remembers for the next agent.
@@ -27,6 +28,7 @@ const (
 	Reboot       RequestOp = "reboot"        // stop in order and restart the machine
 	Poweroff     RequestOp = "poweroff"      // stop in order and power off
 	StopServices RequestOp = "stop-services" // kill everything in the services' cgroup, now
+	SetWill      RequestOp = "will"          // what to send when the agent has ended
 )
 
 // Request is one line from the agent to PID 1.
@@ -37,6 +39,7 @@ type Request struct {
 	// not from when it read the line: a line that waited in the socket must not prolong the machine's life.
 	// Zero means the moment of reading.
 	AtMS int64 `json:"at_ms,omitempty"`
+	Will *Will `json:"will,omitempty"` // of SetWill
 }
 
 // EventOp is what PID 1 tells the agent.
@@ -79,6 +82,11 @@ func ParseRequest(line []byte) (Request, error) {
 	}
 	switch r.Op {
 	case Feed, Reboot, Poweroff, StopServices:
+		r.Will = nil
+	case SetWill:
+		if err := r.Will.check(); err != nil {
+			return Request{}, fmt.Errorf("will: %w", err)
+		}
 	default:
 		return Request{}, fmt.Errorf("unknown request %.40q", r.Op)
 	}

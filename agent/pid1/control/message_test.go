@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +27,18 @@ func TestParseRequest(t *testing.T) {
 		{line: `{"op":"reboot","reason":"upgrade","later":1}`, want: Request{Op: Reboot, Reason: "upgrade"}},
 		{line: `{"op":"poweroff","reason":"a\nb\u001b[2J"}`, want: Request{Op: Poweroff, Reason: "a b [2J"}},
 		{line: `{"op":"stop-services"}`, want: Request{Op: StopServices}},
+		{line: `{"op":"feed","will":{"patience_ms":8000}}`, want: Request{Op: Feed}},
+		{line: `{"op":"will","will":{"patience_ms":8000,"links":[{"link":"eth0","payload":"AQI=","to":["10.77.0.2:7700"]}]}}`,
+			want: Request{Op: SetWill, Will: &Will{PatienceMS: 8000, Links: []WillLink{
+				{Link: "eth0", Payload: []byte{1, 2}, To: []netip.AddrPort{netip.MustParseAddrPort("10.77.0.2:7700")}}}}}},
+		{line: `{"op":"will"}`, err: "there is none"},
+		{line: `{"op":"will","will":{"links":[]}}`, err: "patience"},
+		{line: `{"op":"will","will":{"patience_ms":9000000000000000000}}`, err: "patience"},
+		{line: `{"op":"will","will":{"patience_ms":1,"links":[{"link":"../eth0","payload":"AQI="}]}}`, err: "name of a link"},
+		{line: `{"op":"will","will":{"patience_ms":1,"links":[{"link":"eth0"}]}}`, err: "0 bytes"},
+		{line: `{"op":"will","will":{"patience_ms":1,"links":[{"link":"eth0","payload":"AQI=","to":["[::1]:7"]}]}}`, err: "not an IPv4"},
+		{line: `{"op":"will","will":{"patience_ms":1,"links":[{"link":"eth0","payload":"AQI=","to":["10.0.0.1:0"]}]}}`, err: "not an IPv4"},
+		{line: `{"op":"will","will":{"patience_ms":1,"links":[{"link":"eth0","payload":"AQI=","to":["nowhere"]}]}}`, err: "not a request"},
 		{line: ``, err: "not a request"},
 		{line: `{"op":"feed"`, err: "not a request"},
 		{line: `{"op":"feed"}{"op":"reboot"}`, err: "not a request"},
@@ -36,7 +50,7 @@ func TestParseRequest(t *testing.T) {
 	} {
 		got, err := ParseRequest([]byte(test.line))
 		if test.err == "" {
-			if err != nil || got != test.want {
+			if err != nil || !reflect.DeepEqual(got, test.want) {
 				t.Errorf("ParseRequest(%.60q): got %+v, %v, want %+v", test.line, got, err, test.want)
 			}
 		} else if err == nil || !strings.Contains(err.Error(), test.err) {
@@ -49,6 +63,7 @@ func FuzzParseRequest(f *testing.F) {
 	f.Add([]byte(`{"op":"feed","at_ms":12}`))
 	f.Add([]byte(`{"op":"reboot","reason":"a\nb"}`))
 	f.Add([]byte(`[1`))
+	f.Add([]byte(`{"op":"will","will":{"patience_ms":8000,"links":[{"link":"eth0","payload":"AQI=","to":["10.77.0.2:7700"]}]}}`))
 	f.Fuzz(func(t *testing.T, line []byte) {
 		r, err := ParseRequest(line)
 		if err != nil {
@@ -59,7 +74,7 @@ func FuzzParseRequest(f *testing.F) {
 		}
 		// What was accepted can be said again and means the same.
 		again, err := ParseRequest(bytes.TrimSuffix(AppendLine(nil, r), []byte{'\n'}))
-		if err != nil || again != r {
+		if err != nil || !reflect.DeepEqual(again, r) {
 			t.Errorf("said again: got %+v, %v, want %+v", again, err, r)
 		}
 	})
@@ -113,6 +128,20 @@ func TestEveryMessageFitsALine(t *testing.T) {
 	worst := Request{Op: StopServices, Reason: clip(strings.Repeat("<", 2*MaxReason)), AtMS: 1 << 60}
 	if n := len(AppendLine(nil, worst)); n > MaxLine {
 		t.Errorf("worst request has %d bytes, want at most %d", n, MaxLine)
+	}
+	w := Will{PatienceMS: MaxWillPatience.Milliseconds()}
+	for i := range MaxWillLinks {
+		l := WillLink{Link: strings.Repeat("<", maxLinkName), Payload: bytes.Repeat([]byte{0xff}, MaxWillPayload)}
+		for range MaxWillTargets / MaxWillLinks {
+			l.To = append(l.To, netip.MustParseAddrPort("192.168.100.100:65535"))
+		}
+		w.Links = append(w.Links, l)
+		if err := w.check(); err != nil {
+			t.Fatalf("will of %d links: %v", i+1, err)
+		}
+	}
+	if n := len(AppendLine(nil, Request{Op: SetWill, Will: &w, AtMS: 1 << 60})); n > MaxLine {
+		t.Errorf("greatest will has %d bytes, want at most %d", n, MaxLine)
 	}
 }
 

@@ -1,0 +1,126 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/skein-os/skein/agent/cluster"
+)
+
+// warmKey tells which instances a container that was made ahead can be used for: of the same slot, by the
+// same specification.
+type warmKey struct {
+	stack, service string
+	slot           int
+	hash, digest   string
+}
+
+func keyOf(in *cluster.Instance) warmKey {
+	return warmKey{in.Stack, in.Service, in.Slot, in.Spec.Hash, in.Spec.ImageDigest}
+}
+
+// mostWarm bounds how many containers are made ahead: each costs a process and a network namespace, some
+// 0.5 MB.
+const mostWarm = 64
+
+// Warm makes containers ahead for instances that may have to be started here at once, and removes those
+// made ahead for others. They are complete, with root, network, cgroup and limits, and stand before the first
+// instruction of their program: nothing of the service runs. The instances need no ID; those over 64 are
+// left out. A container that cannot be made is an error, and the others are made nevertheless.
+//
+// Only one Warm may be under way at a time; Start may be called meanwhile.
+func (r *Runtime) Warm(ctx context.Context, list []cluster.Instance) error {
+	if len(list) > mostWarm {
+		list = list[:mostWarm]
+	}
+	want := map[warmKey]bool{}
+	for i := range list {
+		want[keyOf(&list[i])] = true
+	}
+	var errs []error
+	for _, b := range r.cold(want) {
+		errs = append(errs, r.discard(b))
+	}
+	for i := range list {
+		if ctx.Err() != nil {
+			break
+		}
+		if err := r.warmOne(ctx, &list[i]); err != nil {
+			errs = append(errs, fmt.Errorf("make a container ahead for %s/%s: %w", list[i].Stack, list[i].Service, full(r.cfg.Root, err)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// cold takes out what was made ahead and is not wanted any more, or has died.
+func (r *Runtime) cold(want map[warmKey]bool) []*box {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []*box
+	for key, b := range r.warm {
+		if !want[key] || !b.proc.alive() {
+			delete(r.warm, key)
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
+func (r *Runtime) warmOne(ctx context.Context, in *cluster.Instance) error {
+	key := keyOf(in)
+	r.mu.Lock()
+	b, err := r.warm[key], error(nil)
+	if b != nil {
+		r.mu.Unlock()
+		return nil
+	}
+	r.warmed++
+	b, err = r.reserve(fmt.Sprintf("warm.%d.%s.%s.%d", r.warmed, in.Stack, in.Service, in.Slot))
+	r.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	if err := r.create(ctx, b, *in); err != nil {
+		return errors.Join(err, r.discard(b))
+	}
+	r.cfg.Log.Debug("container made ahead", "container", b.Name, "took", time.Since(begin).Round(time.Millisecond))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	b.busy = false
+	r.warm[key] = b
+	return nil
+}
+
+func (r *Runtime) create(ctx context.Context, b *box, in cluster.Instance) error {
+	// An ID would make a later agent take the record for that of an instance.
+	in.ID = ""
+	root, err := r.prepare(ctx, &b.record, in, true)
+	if err != nil {
+		return err
+	}
+	if err := r.bundle(b.Name, in, root, b.Address); err != nil {
+		return err
+	}
+	pid, err := r.crun.create(ctx, b.Name, r.dir(b.Name), r.dir(b.Name, "log"))
+	if err != nil {
+		return err
+	}
+	b.madeAhead, b.proc = pid, openProcess(pid)
+	return nil
+}
+
+// Warmed are the slots that a container was made ahead for, as STACK/SERVICE.SLOT, sorted.
+func (r *Runtime) Warmed() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := []string{}
+	for k := range r.warm {
+		out = append(out, fmt.Sprintf("%s/%s.%d", k.stack, k.service, k.slot))
+	}
+	slices.Sort(out)
+	return out
+}
