@@ -47,6 +47,14 @@ func (s *Store) Frozen() (since time.Duration, waits []string) {
 	return time.Since(s.lost), s.waits
 }
 
+// HasCopy tells that this node votes, or is the voter that is restoring the ledger: others may have to follow
+// it, and it follows nobody.
+func (s *Store) HasCopy() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.local != nil || s.recovering
+}
+
 // Incarnation is that of the ledger that was last restored here, 0 if none was: a State of a lower one is
 // what was before.
 func (s *Store) Incarnation() uint64 {
@@ -103,7 +111,7 @@ func (s *Store) Promise(p *cluster.Pledge) error {
 	}
 	s.promoting.Lock()
 	defer s.promoting.Unlock()
-	if s.voter() != nil {
+	if s.HasCopy() {
 		s.mu.Lock()
 		s.pledge = nil
 		s.mu.Unlock()
@@ -158,6 +166,9 @@ func (s *Store) recover(ctx context.Context) error {
 		return err
 	}
 	s.cfg.Log.Warn("restoring the ledger on this node alone: all other nodes wait for it", "revision", st.Revision)
+	s.mu.Lock()
+	s.recovering = true // without a member for a while, and yet the one that has the ledger
+	s.mu.Unlock()
 	s.setVoter(nil)
 	v.kill()
 	v, err = s.restore(ctx, v.applied())
@@ -166,6 +177,9 @@ func (s *Store) recover(ctx context.Context) error {
 	}
 	if v != nil {
 		s.setVoter(v)
+		s.mu.Lock()
+		s.recovering = false
+		s.mu.Unlock()
 	}
 	if err != nil {
 		return fmt.Errorf("restore the ledger: %w", err)
