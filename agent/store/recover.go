@@ -315,8 +315,7 @@ func (s *Store) frozen(ctx context.Context, why error) (*voter, error) {
 	return v, nil
 }
 
-// announceRestored raises the incarnation and commits, with it, that the earlier boots of the nodes that
-// restarted are over.
+// announceRestored raises the incarnation and commits, with it, in which boots the nodes are that restarted.
 func (s *Store) announceRestored(ctx context.Context, v *voter) error {
 	st, err := s.readFrom(ctx, v.client)
 	if err != nil {
@@ -339,9 +338,13 @@ func (s *Store) announceRestored(ctx context.Context, v *voter) error {
 		return err
 	}
 	for _, n := range st.Nodes {
-		if boot, ok := boots[n.Name]; ok && boot != n.BootID && n.State != cluster.NodeLost {
-			n.State, n.Voter, n.MemberID = cluster.NodeLost, false, 0
-			n.Reason = fmt.Sprintf("it asked to join in a new boot (%.8s): this one (%.8s) has ended", boot, n.BootID)
+		if boot, ok := boots[n.Name]; ok && boot != n.BootID {
+			// Not lost: nobody is to cut its power, it is about to come in.
+			if n.State != cluster.NodeDraining && n.State != cluster.NodeDrained {
+				n.State = cluster.NodeJoining
+			}
+			n.Reason = fmt.Sprintf("it asked to join in a new boot (%.8s): the one before (%.8s) has ended", boot, n.BootID)
+			n.BootID, n.Epoch, n.Voter, n.MemberID = boot, uint64(st.Revision), false, 0
 			restarted = append(restarted, n.Name)
 			if err := put(n.Key(), n); err != nil {
 				return err
