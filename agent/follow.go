@@ -77,13 +77,7 @@ func (p *parts) follow(ctx context.Context) {
 	tick := time.NewTicker(followEvery)
 	defer tick.Stop()
 	var warned string
-	fresh := map[string]freshMachine{}
 	for {
-		p.hearFresh(fresh)
-		if since, _ := p.store.Frozen(); since > 0 && !p.store.Voter() && ledgerGone(p.state.Load(), p.a.id.Name, fresh, time.Now()) {
-			p.abandonLedger()
-			return
-		}
 		if err := p.followOnce(ctx); err != nil && ctx.Err() == nil && err.Error() != warned {
 			warned = err.Error()
 			p.a.log.Warn("the ledger has lost its majority", "err", err)
@@ -96,70 +90,13 @@ func (p *parts) follow(ctx context.Context) {
 	}
 }
 
-// freshMachine is a machine of this cluster's seed that was heard to be in no cluster.
-type freshMachine struct {
-	boot string
-	at   time.Time
-}
-
-// heardFor is for how long a beacon counts: some of them may be lost.
-const heardFor = 5 * time.Second
-
-// hearFresh takes the beacons that came since the last look.
-func (p *parts) hearFresh(fresh map[string]freshMachine) {
-	for {
-		select {
-		case data := <-p.a.beacons:
-			b, err := admission.DecodeBeacon(p.a.token(), data)
-			switch {
-			case err != nil || b.Cluster != p.a.seed.Cluster:
-			case b.Member():
-				delete(fresh, b.Name)
-			default:
-				fresh[b.Name] = freshMachine{b.BootID, time.Now()}
-			}
-		default:
-			return
-		}
-	}
-}
-
-// ledgerGone tells that nobody can have a copy of the ledger any more: every node that has a vote in it was
-// just heard in another boot, and in no cluster. Such a machine would ask the rest for ever to admit it.
-func ledgerGone(st *cluster.State, self string, fresh map[string]freshMachine, now time.Time) bool {
-	votes := 0
-	for i := range st.Nodes {
-		n := &st.Nodes[i]
-		if n.Name == self || !n.Voter && n.MemberID == 0 {
-			continue
-		}
-		votes++
-		if f, ok := fresh[n.Name]; !ok || f.boot == n.BootID || now.Sub(f.at) > heardFor {
-			return false
-		}
-	}
-	return votes > 0
-}
-
-// abandonLedger ends this boot, so that the machines can form the cluster anew.
-func (p *parts) abandonLedger() {
-	const reason = "all nodes that had the ledger have restarted: it is gone, and this node has no copy of it"
-	p.a.log.Error(reason)
-	if err := p.a.opts.PID1.StopServices(); err != nil {
-		p.a.log.Error("stop services", "err", err)
-	}
-	if err := p.a.opts.PID1.Reboot(reason); err != nil {
-		p.a.log.Error("reboot", "err", err)
-	}
-}
-
 func (p *parts) followOnce(ctx context.Context) error {
 	given, err := p.a.promised()
 	if err != nil {
 		return err
 	}
 	since, _ := p.store.Frozen()
-	if given == nil && (since == 0 || p.store.Voter()) {
+	if given == nil && (since == 0 || p.store.HasCopy()) {
 		return nil
 	}
 	st := p.state.Load()

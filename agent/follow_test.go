@@ -3,38 +3,9 @@ package agent
 import (
 	"log/slog"
 	"testing"
-	"time"
 
 	"github.com/skein-os/skein/agent/cluster"
 )
-
-func TestLedgerGone(t *testing.T) {
-	now := time.Now()
-	st := &cluster.State{Nodes: []cluster.Node{
-		{Name: "n1", BootID: "a", Voter: true, MemberID: 1},
-		{Name: "n2", BootID: "b", Voter: true}, // this node: to become a voter
-		{Name: "n3", BootID: "c", Voter: true, MemberID: 3},
-		{Name: "n4", BootID: "d"},
-	}}
-	for _, tc := range []struct {
-		name  string
-		fresh map[string]freshMachine
-		want  bool
-	}{
-		{"nobody is heard", nil, false},
-		{"one voter restarted", map[string]freshMachine{"n1": {"x", now}}, false},
-		{"both did", map[string]freshMachine{"n1": {"x", now}, "n3": {"y", now}}, true},
-		{"one was heard long ago", map[string]freshMachine{"n1": {"x", now}, "n3": {"y", now.Add(-time.Minute)}}, false},
-		{"one is in the boot that had the ledger", map[string]freshMachine{"n1": {"x", now}, "n3": {"c", now}}, false},
-	} {
-		if got := ledgerGone(st, "n2", tc.fresh, now); got != tc.want {
-			t.Errorf("%s: got %v, want %v", tc.name, got, tc.want)
-		}
-	}
-	if ledgerGone(&cluster.State{}, "n2", nil, now) {
-		t.Error("a state without nodes says that the ledger is gone")
-	}
-}
 
 // A promise is given once, to one member, and only when asking again did not help.
 func TestChoose(t *testing.T) {

@@ -47,6 +47,14 @@ func (s *Store) Frozen() (since time.Duration, waits []string) {
 	return time.Since(s.lost), s.waits
 }
 
+// HasCopy tells that this node votes, or is the voter that is restoring the ledger: others may have to follow
+// it, and it follows nobody.
+func (s *Store) HasCopy() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.local != nil || s.recovering
+}
+
 // Incarnation is that of the ledger that was last restored here, 0 if none was: a State of a lower one is
 // what was before.
 func (s *Store) Incarnation() uint64 {
@@ -103,7 +111,7 @@ func (s *Store) Promise(p *cluster.Pledge) error {
 	}
 	s.promoting.Lock()
 	defer s.promoting.Unlock()
-	if s.voter() != nil {
+	if s.HasCopy() {
 		s.mu.Lock()
 		s.pledge = nil
 		s.mu.Unlock()
@@ -158,6 +166,9 @@ func (s *Store) recover(ctx context.Context) error {
 		return err
 	}
 	s.cfg.Log.Warn("restoring the ledger on this node alone: all other nodes wait for it", "revision", st.Revision)
+	s.mu.Lock()
+	s.recovering = true // without a member for a while, and yet the one that has the ledger
+	s.mu.Unlock()
 	s.setVoter(nil)
 	v.kill()
 	v, err = s.restore(ctx, v.applied())
@@ -166,6 +177,9 @@ func (s *Store) recover(ctx context.Context) error {
 	}
 	if v != nil {
 		s.setVoter(v)
+		s.mu.Lock()
+		s.recovering = false
+		s.mu.Unlock()
 	}
 	if err != nil {
 		return fmt.Errorf("restore the ledger: %w", err)
@@ -301,8 +315,7 @@ func (s *Store) frozen(ctx context.Context, why error) (*voter, error) {
 	return v, nil
 }
 
-// announceRestored raises the incarnation and commits, with it, that the earlier boots of the nodes that
-// restarted are over.
+// announceRestored raises the incarnation and commits, with it, in which boots the nodes are that restarted.
 func (s *Store) announceRestored(ctx context.Context, v *voter) error {
 	st, err := s.readFrom(ctx, v.client)
 	if err != nil {
@@ -325,9 +338,13 @@ func (s *Store) announceRestored(ctx context.Context, v *voter) error {
 		return err
 	}
 	for _, n := range st.Nodes {
-		if boot, ok := boots[n.Name]; ok && boot != n.BootID && n.State != cluster.NodeLost {
-			n.State, n.Voter, n.MemberID = cluster.NodeLost, false, 0
-			n.Reason = fmt.Sprintf("it asked to join in a new boot (%.8s): this one (%.8s) has ended", boot, n.BootID)
+		if boot, ok := boots[n.Name]; ok && boot != n.BootID {
+			// Not lost: nobody is to cut its power, it is about to come in.
+			if n.State != cluster.NodeDraining && n.State != cluster.NodeDrained {
+				n.State = cluster.NodeJoining
+			}
+			n.Reason = fmt.Sprintf("it asked to join in a new boot (%.8s): the one before (%.8s) has ended", boot, n.BootID)
+			n.BootID, n.Epoch, n.Voter, n.MemberID = boot, uint64(st.Revision), false, 0
 			restarted = append(restarted, n.Name)
 			if err := put(n.Key(), n); err != nil {
 				return err

@@ -41,7 +41,8 @@ type Store struct {
 	asked      map[string]asked
 	frozenMeta cluster.Meta // of the own copy, when it was last judged
 	waits      []string     // what a ledger without a majority waits for
-	restored   uint64       // incarnation of the ledger that was restored here
+	recovering bool
+	restored   uint64 // incarnation of the ledger that was restored here
 	pledge     *cluster.Pledge
 	abandon    context.CancelFunc // ends an attempt to become a voter, nil if there is none
 

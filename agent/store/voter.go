@@ -324,6 +324,10 @@ func (s *Store) becomeMember(ctx context.Context) (*voter, error) {
 		if err == nil || isPromoted(err) {
 			return v, nil
 		}
+		// The answer may never come if those who promoted it are gone.
+		if m := v.etcd.Server.Cluster().Member(v.etcd.Server.MemberID()); m != nil && !m.IsLearner {
+			return v, nil
+		}
 		if err := s.pledged(); err != nil {
 			v.kill()
 			return nil, err
