@@ -59,7 +59,7 @@ func (s *Sim) ProbeAddr(a netip.Addr) *Probe {
 	s.every(5*time.Millisecond, func() {
 		for _, m := range s.nodes {
 			if m.serves(a) {
-				if gap := s.now - p.last; gap > 50*time.Millisecond {
+				if gap := s.now - p.last; gap > 50*time.Millisecond && p.Owner != "" {
 					p.Outages = append(p.Outages, gap)
 				}
 				p.Longest = max(p.Longest, s.now-p.last)

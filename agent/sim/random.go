@@ -26,7 +26,7 @@ type Result struct {
 
 // sizes of the clusters of random histories. Three is what most have, and cheap: heartbeats cost nodes
 // squared.
-var sizes = []int{3, 2, 3, 4, 3, 5, 3, 6, 3, 4, 3, 7, 3, 5, 3, 8, 2, 4, 5, 9}
+var sizes = []int{3, 2, 3, 4, 3, 5, 3, 6, 3, 4, 3, 7, 3, 5, 3, 8, 2, 4, 5, 9, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3}
 
 // Random plays a random history of faults made from a seed, then mends everything and waits. The log is
 // kept only if it is asked for; the history is the same without.
