@@ -34,8 +34,6 @@ type machine struct {
 	gen     int  // of the agent
 	brain   *node.Brain
 	syncing bool
-	known   *cluster.State // as last given to brain
-	knownAs bool           // the coordinator, when it was
 
 	containers map[string]*container
 	guard      map[netip.Addr]time.Duration // until, local time
@@ -89,7 +87,7 @@ func (m *machine) record(state cluster.NodeState) cluster.Node {
 // startAgent begins a new life of the agent in this boot.
 func (m *machine) startAgent() {
 	m.gen++
-	m.agent, m.brain, m.known = true, nil, nil
+	m.agent, m.brain = true, nil
 	gen := m.gen
 	var tick func()
 	tick = func() {
@@ -141,16 +139,11 @@ func (m *machine) sync() {
 		m.brain = node.New(*rec, cfg, &world{m: m, gen: m.gen})
 	}
 	if s.reaches(m) {
-		// The watch of a real store is silent while nothing changes; so is this one.
-		if st, lead := s.Ledger.State(), s.leader == m; st != m.known || lead != m.knownAs {
-			m.known, m.knownAs = st, lead
-			m.brain.Ledger(st, lead)
-		}
+		m.brain.Ledger(s.Ledger.State(), s.leader == m)
 		return
 	}
 	// A leader that is cut off finds out after a while; nobody else hears anything.
 	if s.leader != m && !(s.leader == nil && s.now-s.vacantSince < electionMin) {
-		m.known = nil
 		m.brain.Ledger(&cluster.State{Revision: -1}, false)
 	}
 }

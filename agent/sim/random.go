@@ -72,17 +72,18 @@ func Random(seed uint64, keepLog bool) Result {
 		s.Deploy(svc)
 	}
 	// It must come to rest, and stay so.
-	rest := false
+	rest, forgot := false, false
 	s.Run(time.Second)
 	for end := s.now + 120*time.Second; !rest && s.now < end; {
 		if all, up := s.seats(); 2*len(up) <= all {
+			forgot = true
 			break // too many voters forgot their log: nothing can be committed ever again
 		}
 		s.Until(end-s.now, func() bool { return len(s.Missing()) == 0 || len(s.Violations) > 0 })
 		s.Run(1500 * time.Millisecond)
 		rest = len(s.Missing()) == 0
 	}
-	r := Result{Quorum: s.leader != nil, Excused: s.Excused, Log: s.Log,
+	r := Result{Quorum: s.leader != nil && !forgot, Excused: s.Excused, Log: s.Log,
 		Virtual: s.now, Takeovers: s.Takeovers, Faults: s.Faults, Cuts: cuts}
 	switch {
 	case len(s.Violations) > 0:
