@@ -37,7 +37,7 @@ unit: build
 
 ## sim: many more seeded fault schedules than the unit tests run
 sim:
-	SKEIN_SIM_RUNS=$(or $(RUNS),20000) $(GO) test -timeout 20m -v -run 'TestRandom|TestScenarios' ./agent/sim
+	GOGC=800 SKEIN_SIM_RUNS=$(or $(RUNS),100000) $(GO) test -timeout 20m -v -run 'TestRandom$$|TestScenarios' ./agent/sim
 
 ## bench: figures of boot, takeover, memory and size, as ratios to something in the same run
 bench: deps build image

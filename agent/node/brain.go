@@ -79,6 +79,7 @@ type Brain struct {
 	statusAt      time.Duration // last flush
 	statusBusy    bool
 	statusRetryAt time.Duration
+	reconcileAt   time.Duration
 
 	coord coordinator
 }
@@ -126,6 +127,11 @@ func (b *Brain) Tick() {
 		b.world.Send(d)
 	}
 	b.bequeath(b.world.Now())
+	// A ledger in which nothing changes tells us nothing: not even that a status of ours got lost.
+	if now := b.world.Now(); b.state != nil && now >= b.reconcileAt {
+		b.reconcileAt = now + 5*retry
+		b.reconcileStatuses()
+	}
 	b.think()
 }
 

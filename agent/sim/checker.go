@@ -44,8 +44,9 @@ func (s *Sim) checkAlone(m *machine, c *container) {
 // Probe is a client that asks all the time.
 type Probe struct {
 	last    time.Duration
-	Longest time.Duration // gap between two answers
-	Owner   string        // who answered last
+	Outages []time.Duration // longer than 50 ms, each when it ended
+	Longest time.Duration   // gap between two answers
+	Owner   string          // who answered last
 }
 
 // ProbeAddr begins to ask for an address every 5 ms.
@@ -58,6 +59,9 @@ func (s *Sim) ProbeAddr(a netip.Addr) *Probe {
 	s.every(5*time.Millisecond, func() {
 		for _, m := range s.nodes {
 			if m.serves(a) {
+				if gap := s.now - p.last; gap > 50*time.Millisecond && p.Owner != "" {
+					p.Outages = append(p.Outages, gap)
+				}
 				p.Longest = max(p.Longest, s.now-p.last)
 				p.last, p.Owner = s.now, m.name
 				return

@@ -115,6 +115,11 @@ func (s *Sim) commit(m *machine, t cluster.Txn, done func(ok bool, err error)) {
 			if !applied {
 				applied, ok = true, s.Ledger.Commit(t)
 				if ok {
+					for _, p := range t.Puts {
+						if in, is := p.Value.(cluster.Instance); is && in.After != nil && s.Ledger.records[p.Key].created == s.Ledger.revision {
+							s.Takeovers++
+						}
+					}
 					if err := s.Ledger.Check(); err != nil {
 						s.violate("ledger: %v", err)
 					}

@@ -14,7 +14,7 @@ import (
 // and the same decision has the same bytes.
 func TestReplayIsIdentical(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		r := Random(rapid.Uint64Range(1, 1<<40).Draw(t, "seed"))
+		r := Random(rapid.Uint64Range(1, 1<<40).Draw(t, "seed"), false)
 		records, err := r.sim.Decisions()
 		if err != nil {
 			t.Fatal(err)

@@ -37,6 +37,8 @@ type machine struct {
 	will    will // what the kernel sends for an agent that has ended
 	brain   *node.Brain
 	syncing bool
+	known   *cluster.State // as last given to brain
+	knownAs bool           // the coordinator, when it was
 
 	bmc string // how its power controller behaves, "" or "ok" as it should
 
@@ -98,7 +100,7 @@ func (m *machine) record(state cluster.NodeState) cluster.Node {
 func (m *machine) startAgent() {
 	m.gen++
 	m.lives++
-	m.agent, m.brain = true, nil
+	m.agent, m.brain, m.known = true, nil, nil
 	gen := m.gen
 	var tick func()
 	tick = func() {
@@ -108,7 +110,7 @@ func (m *machine) startAgent() {
 		if m.brain != nil {
 			m.brain.Tick()
 		}
-		m.sim.after(m.sim.between(20*time.Millisecond, 30*time.Millisecond), func() { m.do(tick) })
+		m.sim.after(m.sim.between(m.sim.cfg.Tick, m.sim.cfg.Tick*3/2), func() { m.do(tick) })
 	}
 	var poll func()
 	poll = func() {
@@ -150,11 +152,16 @@ func (m *machine) sync() {
 		m.brain = node.New(*rec, cfg, &world{m: m, gen: m.gen})
 	}
 	if s.reaches(m) {
-		m.brain.Ledger(s.Ledger.State(), s.leader == m)
+		// The watch of a real store is silent while nothing changes; so is this one.
+		if st, lead := s.Ledger.State(), s.leader == m; st != m.known || lead != m.knownAs {
+			m.known, m.knownAs = st, lead
+			m.brain.Ledger(st, lead)
+		}
 		return
 	}
 	// A leader that is cut off finds out after a while; nobody else hears anything.
 	if s.leader != m && !(s.leader == nil && s.now-s.vacantSince < electionMin) {
+		m.known = nil
 		m.brain.Ledger(&cluster.State{Revision: -1}, false)
 	}
 }
@@ -216,7 +223,7 @@ func (w *world) Explain(e cluster.Event) { w.m.sim.Logf("%s: %s (%s)", w.m.name,
 func (w *world) Commit(id uint64, t cluster.Txn) {
 	m := w.m
 	m.sim.commit(m, t, func(ok bool, err error) {
-		if ok && err == nil {
+		if ok && err == nil && !m.sim.cfg.Quiet {
 			for _, e := range t.Events {
 				m.sim.Logf("%s: %s (%s)", e.Node, e.Text, e.Why)
 			}

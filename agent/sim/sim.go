@@ -26,6 +26,11 @@ type Config struct {
 	// Start is how long a container takes to run and be healthy, at least; up to twice that.
 	Start time.Duration
 
+	// Quiet keeps no Log: formatting it is a fifth of the cost of a history.
+	Quiet bool
+	// Tick is the least time between two calls of Brain.Tick, default 20 ms; at most half as much again.
+	Tick time.Duration
+
 	// For tests of the checker: what is broken on purpose.
 	leaseOf      map[string]time.Duration // a node that believes in another lease
 	guardForever bool                     // the kernel's guard does not end
@@ -51,6 +56,11 @@ type Sim struct {
 	// Log is what happened, when, for people.
 	Log []string
 
+	// Faults counts what was done to the cluster, by kind.
+	Faults map[string]int
+	// Takeovers counts the instances that were claimed after a lost owner.
+	Takeovers int
+
 	decisions []node.Decided
 	probes    map[netip.Addr]*Probe
 }
@@ -66,6 +76,9 @@ func New(cfg Config) *Sim {
 	if cfg.Boot == 0 {
 		cfg.Boot = 2 * time.Second
 	}
+	if cfg.Tick == 0 {
+		cfg.Tick = 20 * time.Millisecond
+	}
 	if cfg.Start == 0 {
 		cfg.Start = 100 * time.Millisecond
 	}
@@ -75,7 +88,7 @@ func New(cfg Config) *Sim {
 		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 1)),
 		Ledger: NewLedger(cluster.Meta{Name: "sim", ID: "sim", Network: cluster.DefaultNetwork, Incarnation: 1}),
 		net:    network{delay: 2 * time.Millisecond},
-		probes: map[netip.Addr]*Probe{},
+		probes: map[netip.Addr]*Probe{}, Faults: map[string]int{},
 	}
 	for i := 1; i <= cfg.Nodes; i++ {
 		m := &machine{
@@ -159,6 +172,9 @@ func (s *Sim) Now() time.Duration { return s.now }
 
 // Logf notes what happened.
 func (s *Sim) Logf(format string, args ...any) {
+	if s.cfg.Quiet {
+		return
+	}
 	s.Log = append(s.Log, fmt.Sprintf("%9.3fs  ", s.now.Seconds())+fmt.Sprintf(format, args...))
 }
 

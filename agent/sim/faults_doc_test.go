@@ -1,0 +1,93 @@
+package sim
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+var update = flag.Bool("update", false, "write docs/faults.md anew")
+
+// TestFaultsDocument makes docs/faults.md from a run of the scenarios: one that begins with "# fault N" is
+// fault N of the catalogue. A fault without a scenario is "not yet", never passed.
+func TestFaultsDocument(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type result struct{ file, text, outage string }
+	results := map[string]result{}
+	for _, f := range files {
+		script, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, _, _ := strings.Cut(string(script), "\n")
+		n, is := strings.CutPrefix(first, "# fault ")
+		if !is {
+			continue
+		}
+		if results[n].file != "" {
+			t.Errorf("fault %s has two scenarios: %s and %s", n, results[n].file, f)
+		}
+		s, err := Play(string(script))
+		r := result{file: f, text: "passed", outage: "none"}
+		if err != nil {
+			r.text = "FAILED"
+			t.Errorf("%s: %v", f, err)
+		}
+		longest := time.Duration(0)
+		for _, p := range s.probes {
+			for _, o := range p.Outages {
+				longest = max(longest, o)
+			}
+		}
+		if longest > 0 {
+			r.outage = fmt.Sprintf("%d ms", longest.Milliseconds())
+		}
+		results[n] = r
+	}
+	catalogue, err := os.ReadFile("testdata/catalogue.tsv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	b.WriteString("# Faults\n\nMade by `go test ./agent/sim -run TestFaultsDocument -update`; do not edit. " +
+		"The outcome is what each fault must have; the outage is the longest that a client of a floating address saw, " +
+		"in virtual time. *Not yet*: no scenario shows it, or the simulator cannot express it honestly. These scenarios have no volumes: what an outcome says of acknowledged writes and reservations is not shown by them, but by TestOneWriterAtTheTarget for the protocol alone.\n\n" +
+		"| # | fault | outcome | simulator | outage | lab |\n|---|---|---|---|---|---|\n")
+	lines, passed := strings.Split(strings.TrimSpace(string(catalogue)), "\n"), 0
+	for _, l := range lines {
+		c := strings.Split(l, "\t")
+		if len(c) != 3 {
+			t.Fatalf("catalogue: %q has not three columns", l)
+		}
+		r, there := results[c[0]]
+		if !there {
+			r = result{text: "not yet"}
+		} else {
+			passed++
+			r.text += " (" + filepath.Base(r.file) + ")"
+		}
+		delete(results, c[0])
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | not run |\n", c[0], c[1], c[2], r.text, r.outage)
+	}
+	if len(results) > 0 || len(lines) != 54 {
+		t.Errorf("%d faults in the catalogue, want 54; scenarios of unknown faults: %v", len(lines), results)
+	}
+	fmt.Fprintf(&b, "\n%d of %d have a scenario.\n", passed, len(lines))
+	const doc = "../../docs/faults.md"
+	if *update {
+		if err := os.WriteFile(doc, []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(doc)
+	if err != nil || string(got) != b.String() {
+		t.Errorf("%s is stale (%v): run this test with -update", doc, err)
+	}
+}
