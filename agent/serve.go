@@ -29,9 +29,9 @@ import (
 
 // More patience than member's defaults: etcd, TLS and containers share the processor with the heartbeats,
 // and on a single busy one they hold them up for some 200 ms now and then. A false suspicion costs more than
-// the 0.2 s that this adds to a takeover.
+// the 0.1 s that this adds to a takeover.
 const (
-	silent = 600 * time.Millisecond
+	silent = 500 * time.Millisecond
 	lease  = time.Second
 )
 

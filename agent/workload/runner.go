@@ -1,11 +1,15 @@
 package workload
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,6 +42,9 @@ type RunnerConfig struct {
 	// time for different ones. It must not block.
 	Report func(cluster.Status)
 	Log    *slog.Logger
+	// Starts is how many instances may start at the same time without good reason; the number of
+	// processors if zero.
+	Starts int
 }
 
 // DefaultStopGrace is used when a service names none.
@@ -45,7 +52,8 @@ const DefaultStopGrace = 10 * time.Second
 
 // Runner keeps the instances running that are assigned to this node.
 type Runner struct {
-	cfg RunnerConfig
+	cfg    RunnerConfig
+	starts starts
 
 	mu     sync.Mutex
 	list   map[string]cluster.Instance
@@ -60,7 +68,7 @@ func NewRunner(cfg RunnerConfig) *Runner {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	return &Runner{cfg: cfg, change: make(chan struct{}, 1), adopted: make(chan struct{})}
+	return &Runner{cfg: cfg, starts: starts{most: cmp.Or(cfg.Starts, runtime.NumCPU())}, change: make(chan struct{}, 1), adopted: make(chan struct{})}
 }
 
 // Set says what must run here, completely: what is not in the list is stopped and removed. It returns at
@@ -117,8 +125,11 @@ func (r *Runner) Run(ctx context.Context) error {
 			continue
 		}
 		start := func(in cluster.Instance, found *container.Running, wanted bool) {
-			l := &life{cfg: &r.cfg, in: in, found: found, gone: make(chan struct{})}
+			l := &life{cfg: &r.cfg, starts: &r.starts, in: in, found: found, gone: make(chan struct{}), started: func() {}}
 			l.wanted, l.stop = context.WithCancel(ctx)
+			if urgent(&in.Spec) && found == nil {
+				l.started = r.starts.begin() // here, so that all others find it counted
+			}
 			live[in.ID] = l
 			l.tell(in.Stop, !wanted)
 			lives.Go(func() {
@@ -129,7 +140,12 @@ func (r *Runner) Run(ctx context.Context) error {
 				}
 			})
 		}
-		for id, in := range list {
+		ids := slices.SortedFunc(maps.Keys(list), func(a, b string) int {
+			x, y := list[a], list[b]
+			return cmp.Or(len(y.Spec.Floating)-len(x.Spec.Floating), cmp.Compare(a, b))
+		})
+		for _, id := range ids {
+			in := list[id]
 			if l := live[id]; l != nil {
 				l.tell(in.Stop, false)
 				continue
@@ -151,9 +167,12 @@ func (r *Runner) Run(ctx context.Context) error {
 
 // life is one instance on this node, from its assignment to its removal.
 type life struct {
-	cfg   *RunnerConfig
-	in    cluster.Instance
-	found *container.Running // what an earlier agent left of it
+	cfg    *RunnerConfig
+	starts *starts
+	in     cluster.Instance
+	found  *container.Running // what an earlier agent left of it
+	// started ends the start that is under way, for others that wait.
+	started func()
 	// wanted ends, by stop, when it must be stopped; gone is closed when it must also be removed.
 	wanted   context.Context
 	stop     context.CancelFunc
@@ -183,6 +202,7 @@ func (l *life) report(state cluster.InstanceState, message string) {
 func (l *life) run(ctx context.Context) {
 	defer l.stop()
 	l.attempts(l.wanted)
+	l.started()
 	if ctx.Err() != nil {
 		return
 	}
@@ -297,6 +317,10 @@ func (l *life) attempt(ctx context.Context, restarts int) (end ending, why strin
 	if err := l.cfg.Images.Ensure(ctx, l.in.Spec.Image, l.in.Spec.ImageDigest); err != nil {
 		return ending{}, err.Error(), 0
 	}
+	if !urgent(&l.in.Spec) {
+		l.started = l.starts.wait(ctx)
+	}
+	defer func() { l.started() }()
 	run, err := l.cfg.Runtime.Start(ctx, l.in, restarts)
 	if err != nil {
 		return ending{}, err.Error(), 0
@@ -318,6 +342,7 @@ func (l *life) attend(ctx context.Context, run container.Running, adopted bool) 
 	h := health{healthy: adopted}
 	var next <-chan time.Time
 	if check == nil || adopted {
+		l.started()
 		l.report(cluster.InstanceRunning, "")
 	} else {
 		l.report(cluster.InstanceStarting, "")
@@ -350,6 +375,7 @@ func (l *life) attend(ctx context.Context, run container.Running, adopted bool) 
 			var unhealthy bool
 			h, unhealthy = h.next(check, err == nil, ran)
 			if h.healthy && !wasHealthy {
+				l.started()
 				l.cfg.Log.Info("instance is healthy", "id", l.in.ID, "after", time.Since(began).Round(time.Millisecond))
 				l.report(cluster.InstanceRunning, "")
 			}

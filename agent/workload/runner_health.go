@@ -12,10 +12,11 @@ import (
 	"github.com/skein-os/skein/agent/cluster"
 )
 
-// firstCheck is when a started container is checked for the first time. Until it is healthy for the first
-// time the wait doubles from here up to the interval: a service that takes over is in use as soon as it
-// can be, not an interval later.
-const firstCheck = 100 * time.Millisecond
+// firstCheck is when a started container is checked for the first time by a command in it. Until it is healthy
+// for the first time the wait doubles from here up to the interval: a service that takes over is in use as
+// soon as it can be, not an interval later. Not sooner than this, because a command takes more of the
+// processor than many a service needs to start, just when all that a lost node ran starts at once.
+const firstCheck = time.Second
 
 // firstProbe is firstCheck for the checks that the node makes itself. They cost next to nothing, so the wait
 // is then an eighth of the time since the start: a takeover is at most that much longer than it has to be.

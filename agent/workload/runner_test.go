@@ -86,7 +86,7 @@ func TestHealth(t *testing.T) {
 		w := h.wait(c, ran)
 		waits, ran = append(waits, w), ran+w
 	}
-	if got, want := fmt.Sprint(waits[:6]), "[100ms 200ms 400ms 800ms 1.6s 2s]"; got != want {
+	if got, want := fmt.Sprint(waits[:6]), "[1s 2s 2s 2s 2s 2s]"; got != want {
 		t.Errorf("got waits %s, want %s", got, want)
 	}
 	if got, want := waits[len(waits)-1], c.Interval; got != want {
@@ -419,7 +419,7 @@ func TestRunnerHealth(t *testing.T) {
 		time.Sleep(50 * time.Second)
 		b.want("", "")
 		time.Sleep(40 * time.Second)
-		b.want("1m21.5s stop a, 1m26.5s exit a: killed by SIGKILL, 1m27.5s start a", "a unhealthy, a restarting, a preparing, a starting")
+		b.want("1m21s stop a, 1m26s exit a: killed by SIGKILL, 1m27s start a", "a unhealthy, a restarting, a preparing, a starting")
 	})
 }
 
