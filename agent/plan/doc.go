@@ -18,7 +18,7 @@
 //
 // Nodes that do not fit are left out, and the first thing that did not fit is kept, node by node
 // (Pending): state, silence, constraints, a failure there, ports, memory, processors. Of those that fit:
-// fewest instances of the same service, then fewest of the same stack, then most free memory, then name. A
+// one that has all images before one that still fetches them, then fewest instances of the same service, then fewest of the same stack, then most free memory, then name. A
 // slot that is replaced to follow its specification stays on its node if it fits there.
 //
 // # When things fail

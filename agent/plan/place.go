@@ -137,6 +137,9 @@ func better(a, b *host, s *cluster.Service, keep string) bool {
 	if ka, kb := a.node.Name == keep, b.node.Name == keep; ka != kb {
 		return ka
 	}
+	if a.node.Fetching != b.node.Fetching {
+		return b.node.Fetching // it would first have to fetch and unpack what it is to start
+	}
 	if x, y := a.services[s.FullName()], b.services[s.FullName()]; x != y {
 		return x < y
 	}

@@ -2,7 +2,6 @@ package sim
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"time"
@@ -17,17 +16,7 @@ import (
 // are not used.
 func Live(cfg Config, st *cluster.State, coordinator string) (*Sim, error) {
 	cfg.Nodes, cfg.Voters = 0, 0
-	if cfg.Boot == 0 {
-		cfg.Boot = 2 * time.Second
-	}
-	if cfg.Start == 0 {
-		cfg.Start = 100 * time.Millisecond
-	}
-	cfg.Member.ClusterID, cfg.Member.Key = "simulated", []byte("a key for the simulator only....")
-	s := &Sim{
-		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 1)), Ledger: NewLedger(st.Meta),
-		net: network{delay: 2 * time.Millisecond}, probes: map[netip.Addr]*Probe{},
-	}
+	s := empty(cfg, NewLedger(st.Meta))
 	l := s.Ledger
 	l.revision = max(st.Revision, 1)
 	// A real node that was only chosen to be a voter has no member yet; simulated ones never have.

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"container/heap"
 	"fmt"
 	"math/rand/v2"
@@ -65,6 +66,19 @@ type Sim struct {
 	probes    map[netip.Addr]*Probe
 }
 
+// empty is a simulation without machines.
+func empty(cfg Config, l *Ledger) *Sim {
+	cfg.Boot = cmp.Or(cfg.Boot, 2*time.Second)
+	cfg.Tick = cmp.Or(cfg.Tick, 20*time.Millisecond)
+	cfg.Start = cmp.Or(cfg.Start, 100*time.Millisecond)
+	cfg.Member.ClusterID = "simulated"
+	cfg.Member.Key = []byte("a key for the simulator only....")
+	return &Sim{
+		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 1)), Ledger: l, net: network{delay: 2 * time.Millisecond},
+		probes: map[netip.Addr]*Probe{}, Faults: map[string]int{},
+	}
+}
+
 // New makes a cluster that has formed: all nodes are on, admitted and about to be online.
 func New(cfg Config) *Sim {
 	if cfg.Voters == 0 {
@@ -73,23 +87,7 @@ func New(cfg Config) *Sim {
 			cfg.Voters = 1
 		}
 	}
-	if cfg.Boot == 0 {
-		cfg.Boot = 2 * time.Second
-	}
-	if cfg.Tick == 0 {
-		cfg.Tick = 20 * time.Millisecond
-	}
-	if cfg.Start == 0 {
-		cfg.Start = 100 * time.Millisecond
-	}
-	cfg.Member.ClusterID = "simulated"
-	cfg.Member.Key = []byte("a key for the simulator only....")
-	s := &Sim{
-		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 1)),
-		Ledger: NewLedger(cluster.Meta{Name: "sim", ID: "sim", Network: cluster.DefaultNetwork, Incarnation: 1}),
-		net:    network{delay: 2 * time.Millisecond},
-		probes: map[netip.Addr]*Probe{}, Faults: map[string]int{},
-	}
+	s := empty(cfg, NewLedger(cluster.Meta{Name: "sim", ID: "sim", Network: cluster.DefaultNetwork, Incarnation: 1}))
 	for i := 1; i <= cfg.Nodes; i++ {
 		m := &machine{
 			sim: s, name: fmt.Sprintf("n%d", i), number: uint8(i), voter: i <= cfg.Voters,
