@@ -13,6 +13,9 @@ import (
 const (
 	// goodbyePatience is for how long a node that said goodbye is left to end, or to start anew, by itself.
 	goodbyePatience = 20 * time.Second
+	// takeoverFirst is how long fencing waits if nothing needs its proof: the coordinator may be the heir, and
+	// TLS with a controller is work for a processor that has services to start.
+	takeoverFirst = 2 * time.Second
 	// restartAfter is the pause from the proof that a machine is off to the order to switch it on again.
 	restartAfter = 5 * time.Second
 	// restartWithin is how long that order may take.
@@ -97,7 +100,13 @@ func (b *Brain) fenceNode(now time.Duration, n *cluster.Node, p *member.PeerView
 	case bmc == nil:
 		return
 	case f.ladder == nil && (rec == nil || rec.By != b.self.Name || rec.ByBoot != b.self.BootID || rec.State == ""):
-		if p != nil && p.Gasped != "" && now-f.since < goodbyePatience || !b.mayFence(n) {
+		waited := now - f.since
+		switch {
+		case p != nil && p.Gasped != "" && waited < goodbyePatience:
+			return
+		case waited < takeoverFirst && (rec == nil || rec.State == "") && !b.needsOff(n): // else another began it
+			return
+		case !b.mayFence(n):
 			return
 		}
 		b.beginFence(now, f, n, bmc, rec)
@@ -106,6 +115,19 @@ func (b *Brain) fenceNode(now time.Duration, n *cluster.Node, p *member.PeerView
 		f.ladder = fence.New(fence.Config{}, wayNames(bmc), b.world.Rand())
 	}
 	b.climb(now, f, n, fence.Input{Heard: p != nil && heard(p)})
+}
+
+// needsOff tells whether something that this incarnation owned, or that waits for the end of it, is not content
+// with the end of its lease.
+func (b *Brain) needsOff(n *cluster.Node) bool {
+	for i := range b.state.Instances {
+		in := &b.state.Instances[i]
+		owned := in.Node == n.Name && in.BootID == n.BootID || in.After != nil && in.After.Node == n.Name && in.After.BootID == n.BootID
+		if owned && in.Spec.Safety != cluster.SafetyLease {
+			return true
+		}
+	}
+	return false
 }
 
 func wayNames(bmc *cluster.BMC) []string {

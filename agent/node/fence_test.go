@@ -47,6 +47,10 @@ func TestFenceRestraint(t *testing.T) {
 	// n3 is a voter and n4 is none: n1 and n2 are a majority of the voters, but two are half of the members.
 	st = lose(s, st, "n3", "n4")
 	s.brain.Ledger(st, true)
+	if recs, _ := begun(s.answer(true, nil)); len(recs) != 0 {
+		t.Errorf("at once, with nothing that needs it: got %+v", recs)
+	}
+	s.pass(takeoverFirst + 100*time.Millisecond)
 	recs, conds := begun(s.answer(true, nil))
 	if len(recs) != 1 || recs[0].Node != "n3" || recs[0].By != "n1" || recs[0].State != cluster.FenceRunning {
 		t.Fatalf("got %+v, want n3 alone", recs)
@@ -79,7 +83,7 @@ func TestWhoIsFencedFencesNobody(t *testing.T) {
 	st = lose(s, st, "n3")
 	st.Fences = []cluster.Fence{{Node: "n1", BootID: "n1-1", By: "n3", ByBoot: "n3-1", State: cluster.FenceRunning}}
 	s.brain.Ledger(st, true)
-	s.pass(2 * time.Second)
+	s.pass(2 * takeoverFirst)
 	if recs, _ := begun(s.answer(true, nil)); len(recs) != 0 {
 		t.Errorf("got %+v", recs)
 	}
