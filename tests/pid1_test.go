@@ -215,7 +215,7 @@ func TestPID1BootsAndPowersOff(t *testing.T) {
 func TestPID1RestartsAgentWhileServicesRun(t *testing.T) {
 	m := bootPID1(t, "restart")
 	m.until(t, "agent ended by signal: killed")
-	m.want(t, "orphan_in_replay", "1")
+	m.want(t, "orphan_exits_seen", "1")
 	m.want(t, "helper_killed", "true")
 	m.want(t, "service_lives", "true")
 	m.want(t, "service_exit_seen", "1")

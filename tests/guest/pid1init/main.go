@@ -188,10 +188,12 @@ func playRestart(conn *control.Conn) error {
 	if _, err := fmt.Sscan(string(data), &service, &last, &helper); err != nil {
 		return err
 	}
-	var before, after int // exits of the orphan in the replay, and after it
+	// The orphan ended while there was no agent, or just when the second one came: its exit is in the replay, or
+	// follows it, and comes once.
+	var seen, after int
 	replayed := false
 	killed := false // what was left of the first agent
-	for !replayed {
+	for !replayed || seen == 0 {
 		e, err := conn.Receive()
 		if err != nil {
 			return err
@@ -200,12 +202,12 @@ func playRestart(conn *control.Conn) error {
 		case e.Op == control.Replayed:
 			replayed = true
 		case e.PID == last && e.Code == 9:
-			before++
+			seen++
 		case e.PID == helper && e.Signal == int(syscall.SIGKILL):
 			killed = true
 		}
 	}
-	report("orphan_in_replay", before)
+	report("orphan_exits_seen", seen)
 	report("helper_killed", killed)
 	report("service_lives", unix.Kill(service, 0) == nil && strings.Contains(read(fmt.Sprintf("/proc/%d/cgroup", service)), "skein.services/one"))
 	// An exit as it happens, by the last resort.
