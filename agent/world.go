@@ -5,14 +5,17 @@ import (
 	"context"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/skein-os/skein/agent/admission"
 	"github.com/skein-os/skein/agent/balance"
 	"github.com/skein-os/skein/agent/cluster"
+	"github.com/skein-os/skein/agent/container"
 	"github.com/skein-os/skein/agent/member"
 	"github.com/skein-os/skein/agent/network"
 	"github.com/skein-os/skein/agent/node"
+	"github.com/skein-os/skein/agent/plan"
 )
 
 // world is the real node's node.World.
@@ -48,6 +51,26 @@ func (w *world) Commit(id uint64, t cluster.Txn) {
 }
 
 func (w *world) Run(instances []cluster.Instance) { w.runner.Set(instances) }
+
+func (w *world) Quiet(peer string) {
+	w.a.wg.Go(func() {
+		list := slices.DeleteFunc(plan.HeirsOf(w.state.Load(), w.a.id.Name, peer), func(in cluster.Instance) bool {
+			return !plan.StartsEarly(&in)
+		})
+		if len(list) == 0 {
+			return
+		}
+		if err := w.runtime.Kindle(list); err != nil {
+			w.a.log.Warn("a takeover by this node would take longer than it need", "err", err)
+		}
+		// If there is no takeover, what was started is replaced.
+		select {
+		case <-time.After(container.KindleKeep):
+			wake(w.warming)
+		case <-w.ctx.Done():
+		}
+	})
+}
 
 // slow reports what of the outside world held the brain up; call the result when it is done.
 func (w *world) slow(what string) func() {

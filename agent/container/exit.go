@@ -127,11 +127,14 @@ func (p *process) wait() bool {
 	if err != nil {
 		return false
 	}
-	return c.Read(func(fd uintptr) bool {
-		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		n, err := unix.Poll(poll, 0)
-		return n > 0 && err == nil
-	}) == nil
+	return c.Read(ended) == nil
+}
+
+// ended tells whether the process of a pidfd has ended, reaped or not.
+func ended(fd uintptr) bool {
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(poll, 0)
+	return n > 0 && err == nil
 }
 
 // signal sends a signal, to this process and no other, whatever happened to its PID.
@@ -150,7 +153,18 @@ func (p *process) signal(sig unix.Signal) error {
 	return sent
 }
 
-func (p *process) alive() bool { return p.signal(0) == nil }
+// alive tells whether it has not ended; what waits to be reaped has.
+func (p *process) alive() bool {
+	if p.fd == nil {
+		return false
+	}
+	c, err := p.fd.SyscallConn()
+	if err != nil {
+		return false
+	}
+	gone := true
+	return c.Control(func(fd uintptr) { gone = ended(fd) }) == nil && !gone
+}
 
 func (p *process) close() {
 	if p.fd != nil {

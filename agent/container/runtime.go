@@ -85,7 +85,9 @@ type box struct {
 	proc *process
 	// madeAhead is the PID of a container that was made before there was an instance for it; else 0.
 	madeAhead int
-	waiters   []chan Exit
+	// kindled is when that container's program was let go, still without an instance; zero if it was not.
+	kindled time.Time
+	waiters []chan Exit
 }
 
 // record is state.json, all that a later agent needs.
@@ -265,11 +267,16 @@ func (r *Runtime) start(ctx context.Context, b *box, in cluster.Instance, restar
 	rec.PID, rec.StartTicks, rec.Exit = 0, 0, nil
 	rec.Started, rec.StartedBoot = time.Now().UTC(), boottime()
 	if ahead != 0 && fresh {
+		if !b.kindled.IsZero() { // it runs since then, and PID 1 may have told of its end since then
+			rec.Started, rec.StartedBoot = b.kindled.UTC(), b.StartedBoot
+		}
 		if err := r.save(&rec); err != nil {
 			return Running{}, err
 		}
-		if err := r.crun.start(rec.Name); err != nil {
-			return Running{}, err
+		if b.kindled.IsZero() {
+			if err := r.crun.start(rec.Name); err != nil {
+				return Running{}, err
+			}
 		}
 		rec.PID, rec.StartTicks = ahead, b.proc.ticks
 		return r.started(b, rec, b.proc)

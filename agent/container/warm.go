@@ -61,7 +61,8 @@ func (r *Runtime) cold(want map[warmKey]bool) []*box {
 	defer r.mu.Unlock()
 	var out []*box
 	for key, b := range r.warm {
-		if !want[key] || !b.proc.alive() {
+		spent := !b.kindled.IsZero() && time.Since(b.kindled) >= KindleKeep
+		if !want[key] || spent || !b.proc.alive() {
 			delete(r.warm, key)
 			out = append(out, b)
 		}
@@ -111,6 +112,35 @@ func (r *Runtime) create(ctx context.Context, b *box, in cluster.Instance) error
 	}
 	b.madeAhead, b.proc = pid, openProcess(pid)
 	return nil
+}
+
+// KindleKeep is for how long a program that Kindle let go is kept without an instance. The next Warm after
+// that puts a container in its place that has run nothing.
+const KindleKeep = 12 * time.Second
+
+// Kindle lets the programs of containers that were made ahead begin, before it is certain that there will be
+// instances for them: a Start within KindleKeep then finds a program that has started. Only for those that
+// have no effects before they are in use. Those without a container made ahead are left out.
+func (r *Runtime) Kindle(list []cluster.Instance) error {
+	var errs []error
+	for i := range list {
+		r.mu.Lock()
+		b := r.warm[keyOf(&list[i])]
+		if b == nil || b.busy || !b.kindled.IsZero() || !b.proc.alive() {
+			r.mu.Unlock()
+			continue
+		}
+		b.kindled, b.StartedBoot = time.Now(), boottime()
+		// Under the lock, because Start must not find it half let go. It is one byte into a pipe.
+		err := r.crun.start(b.Name)
+		r.mu.Unlock()
+		if err != nil {
+			errs = append(errs, fmt.Errorf("start %s/%s early: %w", list[i].Stack, list[i].Service, err))
+			continue
+		}
+		r.cfg.Log.Info("container started early", "container", b.Name, "pid", b.madeAhead)
+	}
+	return errors.Join(errs...)
 }
 
 // Warmed are the slots that a container was made ahead for, as STACK/SERVICE.SLOT, sorted.

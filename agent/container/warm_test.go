@@ -108,3 +108,49 @@ func TestRuntimeWarmDies(t *testing.T) {
 		t.Errorf("got warm %v, want none", got)
 	}
 }
+
+// TestRuntimeKindle: a program that was let go early is the instance's when one comes, and is replaced by
+// one that has run nothing if none comes.
+func TestRuntimeKindle(t *testing.T) {
+	w := newWorld(t)
+	in, other := w.instance(""), w.instance("")
+	other.Service, other.Spec.Name = "other", "other"
+	list := []cluster.Instance{in, other}
+	if err := w.runtime.Kindle(list); err != nil {
+		t.Errorf("nothing was made ahead: got %v, want nothing done", err)
+	}
+	if err := w.runtime.Warm(t.Context(), list); err != nil {
+		t.Fatal(err)
+	}
+	pid := w.runtime.warm[keyOf(&in)].madeAhead
+	for range 2 {
+		if err := w.runtime.Kindle(list); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := w.runtime.List(); len(got) != 0 {
+		t.Errorf("got containers %v, want none: there is no instance yet", got)
+	}
+	in.ID = "demo.box.1.a"
+	if run := w.start(in); run.PID != pid {
+		t.Errorf("got process %d, want %d that was started early", run.PID, pid)
+	}
+	w.awaitLog(in.ID, "serving")
+	if e, err := w.runtime.Stop(t.Context(), in.ID, "", time.Minute); err != nil || !e.OK() {
+		t.Errorf("stop: got %v, %v, want exit code 0", e, err)
+	}
+
+	b := w.runtime.warm[keyOf(&other)]
+	if err := w.runtime.Warm(t.Context(), []cluster.Instance{other}); err != nil || w.runtime.warm[keyOf(&other)] != b {
+		t.Errorf("got %v and another container, want the started one kept for a while", err)
+	}
+	b.kindled = b.kindled.Add(-KindleKeep)
+	if err := w.runtime.Warm(t.Context(), []cluster.Instance{other}); err != nil {
+		t.Fatal(err)
+	}
+	fresh := w.runtime.warm[keyOf(&other)]
+	if fresh == nil || fresh == b || !fresh.kindled.IsZero() || b.proc.alive() {
+		t.Errorf("got %+v, want a new container that has run nothing, and the old one gone", fresh)
+	}
+	w.nothingLeft(b.Name)
+}

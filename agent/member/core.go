@@ -35,10 +35,13 @@ type Core struct {
 	lastWill uint64 // of our newest will
 	nextSend time.Duration
 	started  bool
-	round    int
-	ended    bool // Gasp was called, or the ledger says this very boot is lost
-	refusing map[incarnation]bool
-	past     map[incarnation]bool // boots that once were committed and are no more
+	spoken   time.Duration // when the newest heartbeat was sent
+	// refusedMore: an incarnation is refused, and no heartbeat of ours has said so yet.
+	refusedMore bool
+	round       int
+	ended       bool // Gasp was called, or the ledger says this very boot is lost
+	refusing    map[incarnation]bool
+	past        map[incarnation]bool // boots that once were committed and are no more
 
 	leaseUntil time.Duration
 
@@ -53,6 +56,7 @@ type mutant struct {
 	leaseFromReceipt bool // owner counts from the receipt of the acknowledgement
 	majorityLess     int  // a majority of voters, less this
 	forgetRefusals   bool // acknowledges again what it promised to refuse
+	keepNews         bool // until the next heartbeat is due
 	noMargin         bool // proof after Lease, as if all clocks were one
 }
 
@@ -81,6 +85,7 @@ type peer struct {
 	saidAt    time.Duration
 
 	gasped string
+	told   bool // that its silence means something, in a heartbeat of ours
 
 	willSeq      uint64        // of the newest will taken
 	restarting   bool          // by that will, and no new agent was heard since
@@ -158,6 +163,9 @@ func New(cfg Config) *Core {
 		past:        map[incarnation]bool{},
 	}
 }
+
+// Silent is Config.Silent, with its default.
+func (c *Core) Silent() time.Duration { return c.cfg.Silent }
 
 // SetPeers tells all other members as committed, and whether this node is a voter. Nothing is
 // acknowledged before. Nodes that are lost stay in the list until they are removed from the cluster or
@@ -253,6 +261,7 @@ func (c *Core) linkID(name string) (uint8, bool) {
 func (c *Core) Refuse(now time.Duration, node, bootID string) {
 	c.wake(now)
 	inc := incarnationOf(node, bootID)
+	c.refusedMore = c.refusedMore || !c.refusing[inc]
 	c.refusing[inc] = true
 	if inc == c.self {
 		c.end()
@@ -267,18 +276,35 @@ func (c *Core) end() {
 // Tick returns the heartbeats that are due. Call it about every 25 ms.
 func (c *Core) Tick(now time.Duration) []Datagram {
 	c.wake(now)
-	if c.ended || c.started && now < c.nextSend {
+	due := !c.started || now >= c.nextSend
+	if c.ended || !due && !c.news(now) {
 		return nil
 	}
 	// After a stall there is one heartbeat, not a burst of those that were missed.
-	c.nextSend += c.cfg.Interval
+	if due {
+		c.nextSend += c.cfg.Interval
+	}
 	if !c.started || c.nextSend <= now {
 		c.nextSend = now + c.cfg.Interval
 	}
 	c.started = true
+	c.spoken = now
+	c.refusedMore = false
+	for _, p := range c.peers {
+		p.told = c.suspects(now, p)
+	}
 	out := c.send(now, kindHeartbeat, "")
 	c.updateLease()
 	return out
+}
+
+// news tells whether there is something that others wait for: a silence that they are asked to confirm, a
+// refusal that is missing in their proof. It is not worth more than one heartbeat in half an interval.
+func (c *Core) news(now time.Duration) bool {
+	if now < c.spoken+c.cfg.Interval/2 || c.mutant.keepNews {
+		return false
+	}
+	return c.refusedMore || slices.ContainsFunc(c.peers, func(p *peer) bool { return !p.told && c.suspects(now, p) })
 }
 
 // Gasp returns the last datagrams of this boot: they tell all peers that it ends now and why, so that

@@ -550,3 +550,30 @@ func BenchmarkView64(b *testing.B) {
 		w.view(0)
 	}
 }
+
+// TestNewsIsNotKeptWaiting: who comes to suspect a node, or to refuse it, says so at once, and once.
+func TestNewsIsNotKeptWaiting(t *testing.T) {
+	w := lab(t, 3, 3)
+	n := w.nodes[0]
+	clock := func() time.Duration { return n.clock(w.now) }
+	w.nodes[2].dead = true
+	for n.core.silentFor(clock(), n.core.byName["n03"]) <= n.core.cfg.Silent {
+		w.run(5 * ms)
+	}
+	for !n.core.byName["n03"].told {
+		w.run(5 * ms)
+	}
+	if wait := n.core.silentFor(clock(), n.core.byName["n03"]) - n.core.cfg.Silent; wait > 60*ms {
+		t.Errorf("got the suspicion told after %v, want it within half an interval and a tick", wait)
+	}
+	w.run(70 * ms)
+	next := n.core.nextSend
+	n.core.Refuse(clock(), "n03", w.nodes[2].boot)
+	if out := n.core.Tick(clock()); len(out) == 0 || clock() >= next {
+		t.Errorf("got %d datagrams %v before the next heartbeat is due, want the refusal to be told at once", len(out), next-clock())
+	}
+	n.core.Refuse(clock(), "n03", w.nodes[2].boot)
+	if n.core.news(clock() + n.core.cfg.Interval/2) {
+		t.Error("got news, want none: it is told already")
+	}
+}

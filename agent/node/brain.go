@@ -70,6 +70,8 @@ type Brain struct {
 	heldTill time.Duration
 	routes   []Route
 
+	quietAt map[string]time.Duration // peer -> when World.Quiet was last called for it
+
 	expired map[plan.Incarnation]bool // proof L1, which holds for ever
 	gone    map[string]time.Duration  // when we first saw the ledger without a node that instances name
 
@@ -113,7 +115,7 @@ func New(self cluster.Node, cfg Config, w World) *Brain {
 	return &Brain{
 		self: self, cfg: cfg, world: w, core: member.New(cfg.Member),
 		commits: map[uint64]func(bool, error){}, powers: map[uint64]func(fence.Answer){}, mine: map[string]*assignment{},
-		expired: map[plan.Incarnation]bool{}, gone: map[string]time.Duration{},
+		quietAt: map[string]time.Duration{}, expired: map[plan.Incarnation]bool{}, gone: map[string]time.Duration{},
 		coord: newCoordinator(), resumed: cfg.Resumed,
 	}
 }
@@ -348,6 +350,7 @@ func (b *Brain) think() {
 			Why:  "it was restarted in the same boot, and the others hear it",
 		})
 	}
+	b.noteQuiet(now)
 	b.takeOver(now)
 	b.run()
 	b.hold()

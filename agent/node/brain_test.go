@@ -23,6 +23,7 @@ type stage struct {
 	deaf  map[string]bool // peers that neither hear nor are heard
 
 	calls   []string // holds and commits, in order
+	quiet   []string
 	run     []cluster.Instance
 	held    []Floating
 	until   time.Duration
@@ -60,6 +61,7 @@ func (s *stage) Hold(a []Floating, until time.Duration) {
 func (s *stage) Routes(r []Route)            { s.routes = r }
 func (s *stage) Condemn(reason string)       { s.doomed = reason }
 func (s *stage) Power(string, fence.Command) {}
+func (s *stage) Quiet(peer string)           { s.quiet = append(s.quiet, peer) }
 func (s *stage) Explain(e cluster.Event)     { s.events = append(s.events, e) }
 
 var testMember = member.Config{ClusterID: "test", Key: []byte("0123456789abcdef")}
@@ -405,5 +407,35 @@ func TestStopSaysGoodbye(t *testing.T) {
 	s.brain.Stop("power button")
 	if v := s.peers["n2"].View(s.now); v.Peers[0].Gasped != "power button" {
 		t.Errorf("got %+v", v.Peers[0])
+	}
+}
+
+// TestQuiet: the world is told early of a peer that begins to be silent, and not of all of them, since then it
+// is this node that is cut off.
+func TestQuiet(t *testing.T) {
+	s, _ := newStage(t, 3)
+	if len(s.quiet) > 0 {
+		t.Fatalf("got %v quiet, want none", s.quiet)
+	}
+	s.deaf["n3"] = true
+	s.pass(s.brain.core.Silent() - 50*time.Millisecond)
+	if want := []string{"n3"}; !slices.Equal(s.quiet, want) {
+		t.Errorf("got %v quiet, want %v, before it counts as silent", s.quiet, want)
+	}
+	for range 5 {
+		s.deaf["n3"] = false
+		s.pass(300 * time.Millisecond)
+		s.deaf["n3"] = true
+		s.pass(350 * time.Millisecond)
+	}
+	if len(s.quiet) != 1 {
+		t.Errorf("got told %d times in a few seconds, want once", len(s.quiet))
+	}
+
+	s, _ = newStage(t, 3)
+	s.deaf["n2"], s.deaf["n3"] = true, true
+	s.pass(time.Second)
+	if len(s.quiet) > 0 {
+		t.Errorf("got %v quiet, want none: both at once is our own links", s.quiet)
 	}
 }

@@ -48,6 +48,34 @@ func matchLinks(own, theirs []cluster.Link) []member.PeerLink {
 	return out
 }
 
+// quietPause is the least time between two calls of World.Quiet for one peer: what was got ready is kept for
+// about as long, and a lossy network must not keep the machine busy with starts for nothing.
+const quietPause = 10 * time.Second
+
+// noteQuiet tells the world of peers that begin to be silent. If it is all of them, it is us.
+func (b *Brain) noteQuiet(now time.Duration) {
+	quiet := 0
+	for i := range b.view.Peers {
+		if b.isQuiet(now, &b.view.Peers[i]) {
+			quiet++
+		}
+	}
+	if quiet == 0 || quiet == len(b.view.Peers) && quiet > 1 {
+		return
+	}
+	for i := range b.view.Peers {
+		p := &b.view.Peers[i]
+		if at, ok := b.quietAt[p.Name]; b.isQuiet(now, p) && (!ok || now-at >= quietPause) {
+			b.quietAt[p.Name] = now
+			b.world.Quiet(p.Name)
+		}
+	}
+}
+
+func (b *Brain) isQuiet(now time.Duration, p *member.PeerView) bool {
+	return p.Alive && p.SilentFor > b.core.Silent()/2 && now >= p.RestartingUntil
+}
+
 // route keeps each peer on a link that works in both directions. It stays on one that does.
 func (b *Brain) route() {
 	var out []Route

@@ -32,6 +32,10 @@ type World interface {
 	// it must not be started now, only reported. A complete report of all that is listed is due after
 	// the first call, since the Brain may be new in this boot. Idempotent; called when the list changed.
 	Run(instances []cluster.Instance)
+	// Quiet: a peer has not been heard for half the time after which it counts as silent. What this
+	// node would inherit from it may be got ready meanwhile, as long as that has no effects: nothing is decided
+	// yet, and it may well be heard again. Called at most every 10 s for one peer.
+	Quiet(peer string)
 	// Hold is the complete list of floating addresses to answer on, and the deadline, on Now's clock, at
 	// which the kernel's guard must end that by itself. Called on each change and each renewal of the
 	// lease. An address that is left out must have stopped answering when Hold returns.

@@ -10,31 +10,42 @@ import (
 // what Plan would claim for it. They have no ID, since there is no claim yet. Each node can tell for itself
 // from the ledger, and have ready what it takes to start them.
 func Heirs(st *cluster.State, node string) []cluster.Instance {
-	busy := map[string]bool{}
-	for i := range st.Instances {
-		busy[st.Instances[i].Node] = true
-	}
 	var out []cluster.Instance
 	for i := range st.Nodes {
-		n := &st.Nodes[i]
-		if n.Name == node || n.State == cluster.NodeLost || !busy[n.Name] {
+		out = append(out, HeirsOf(st, node, st.Nodes[i].Name)...)
+	}
+	return out
+}
+
+// HeirsOf are those of Heirs that node would be given if just lost were lost.
+func HeirsOf(st *cluster.State, node, lost string) []cluster.Instance {
+	at := slices.IndexFunc(st.Nodes, func(n cluster.Node) bool { return n.Name == lost })
+	busy := slices.ContainsFunc(st.Instances, func(in cluster.Instance) bool { return in.Node == lost })
+	if lost == node || at < 0 || st.Nodes[at].State == cluster.NodeLost || !busy {
+		return nil
+	}
+	without := *st
+	without.Nodes = slices.Clone(st.Nodes)
+	without.Nodes[at].State = cluster.NodeLost
+	var out []cluster.Instance
+	for _, a := range Plan(Snapshot{State: &without}).Actions {
+		if a.Kind != Takeover {
 			continue
 		}
-		without := *st
-		without.Nodes = slices.Clone(st.Nodes)
-		without.Nodes[i].State = cluster.NodeLost
-		for _, a := range Plan(Snapshot{State: &without}).Actions {
-			if a.Kind != Takeover {
-				continue
-			}
-			for _, put := range a.Txn.Puts {
-				in, ok := put.Value.(cluster.Instance)
-				if ok && in.Node == node {
-					in.ID, in.After = "", nil
-					out = append(out, in)
-				}
+		for _, put := range a.Txn.Puts {
+			in, ok := put.Value.(cluster.Instance)
+			if ok && in.Node == node {
+				in.ID, in.After = "", nil
+				out = append(out, in)
 			}
 		}
 	}
 	return out
+}
+
+// StartsEarly tells whether an heir may start an instance on a suspicion alone, before the loss is committed
+// and the slot is claimed: if it has no effect before its address is held, so that a wrong suspicion costs
+// nothing but the start.
+func StartsEarly(in *cluster.Instance) bool {
+	return in.Spec.Safety == cluster.SafetyLease && HoldsFloating(in)
 }

@@ -32,7 +32,7 @@ func Live(cfg Config, st *cluster.State, coordinator string) (*Sim, error) {
 		n.Voter = n.Voter && (n.MemberID != 0 || !members)
 		m := &machine{
 			sim: s, name: n.Name, number: n.Number, voter: n.Voter, rate: 1, like: &n,
-			containers: map[string]*container{}, guard: map[netip.Addr]time.Duration{}, cut: map[string]bool{},
+			containers: map[string]*container{}, kindled: map[string]time.Duration{}, guard: map[netip.Addr]time.Duration{}, cut: map[string]bool{},
 		}
 		s.nodes = append(s.nodes, m)
 		if n.State != cluster.NodeLost {

@@ -9,6 +9,7 @@ import (
 	"github.com/skein-os/skein/agent/cluster"
 	"github.com/skein-os/skein/agent/member"
 	"github.com/skein-os/skein/agent/node"
+	"github.com/skein-os/skein/agent/plan"
 )
 
 // machine is one node: its power, clock, kernel, containers and agent.
@@ -43,6 +44,7 @@ type machine struct {
 	bmc string // how its power controller behaves, "" or "ok" as it should
 
 	containers map[string]*container
+	kindled    map[string]time.Duration     // by peer: when what it would leave was started early, true time
 	guard      map[netip.Addr]time.Duration // until, local time
 }
 
@@ -52,6 +54,9 @@ type container struct {
 	status cluster.Status
 	stop   bool
 }
+
+// kindleKeep is for how long a program that was started early is kept, as package container does it.
+const kindleKeep = 12 * time.Second
 
 // clock is the machine's CLOCK_BOOTTIME.
 func (m *machine) clock() time.Duration {
@@ -279,6 +284,9 @@ func (w *world) Hold(addrs []node.Floating, until time.Duration) {
 	}
 }
 
+// Quiet imitates programs that are started on a suspicion.
+func (w *world) Quiet(peer string) { w.m.kindled[peer] = w.m.sim.now }
+
 func (w *world) Condemn(reason string) {
 	m := w.m
 	m.sim.Logf("%s is condemned: %s", m.name, reason)
@@ -299,6 +307,7 @@ func (m *machine) dark() {
 		c.live = false
 	}
 	m.containers = map[string]*container{}
+	clear(m.kindled)
 	clear(m.guard)
 }
 
@@ -365,7 +374,13 @@ func (m *machine) start(c *container) {
 	c.live = true
 	m.sim.checkAlone(m, c)
 	m.report(c, cluster.InstanceStarting)
-	m.later(c, m.sim.between(m.sim.cfg.Start, 2*m.sim.cfg.Start), func() {
+	takes := m.sim.between(m.sim.cfg.Start, 2*m.sim.cfg.Start)
+	if c.in.After != nil && plan.StartsEarly(&c.in) {
+		if at, ok := m.kindled[c.in.After.Node]; ok && m.sim.now-at < kindleKeep {
+			takes = max(0, takes-(m.sim.now-at))
+		}
+	}
+	m.later(c, takes, func() {
 		if c.live && !c.stop {
 			m.report(c, cluster.InstanceRunning)
 		}

@@ -91,7 +91,7 @@ func New(cfg Config) *Sim {
 	for i := 1; i <= cfg.Nodes; i++ {
 		m := &machine{
 			sim: s, name: fmt.Sprintf("n%d", i), number: uint8(i), voter: i <= cfg.Voters,
-			rate: 1 + cfg.Skew*(2*s.rng.Float64()-1), containers: map[string]*container{}, guard: map[netip.Addr]time.Duration{}, cut: map[string]bool{},
+			rate: 1 + cfg.Skew*(2*s.rng.Float64()-1), containers: map[string]*container{}, kindled: map[string]time.Duration{}, guard: map[netip.Addr]time.Duration{}, cut: map[string]bool{},
 		}
 		s.nodes = append(s.nodes, m)
 		m.newBoot()
