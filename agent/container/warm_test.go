@@ -153,4 +153,7 @@ func TestRuntimeKindle(t *testing.T) {
 		t.Errorf("got %+v, want a new container that has run nothing, and the old one gone", fresh)
 	}
 	w.nothingLeft(b.Name)
+	if err := w.runtime.Warm(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
 }
