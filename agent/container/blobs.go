@@ -1,6 +1,7 @@
 package container
 
 import (
+	"cmp"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -84,8 +85,9 @@ func (s *Images) put(ctx context.Context, digest string, limit int64, r io.Reade
 		}
 	}
 	f, err := os.CreateTemp(s.path("ingest"), "")
+	name := "blob " + cmp.Or(digest, "of a layer")
 	if err != nil {
-		return "", 0, fmt.Errorf("store blob %s: %w", digest, full(s.dir, err))
+		return "", 0, fmt.Errorf("store %s: %w", name, full(s.dir, err))
 	}
 	defer func() {
 		// After the rename there is nothing of this name any more.
@@ -97,10 +99,10 @@ func (s *Images) put(ctx context.Context, digest string, limit int64, r io.Reade
 	sum := sha256.New()
 	size, err = io.CopyBuffer(io.MultiWriter(f, sum), io.LimitReader(&ctxReader{ctx, r}, limit+1), make([]byte, 128<<10))
 	if err != nil {
-		return "", 0, fmt.Errorf("store blob %s after %d bytes: %w", digest, size, full(s.dir, err))
+		return "", 0, fmt.Errorf("store %s after %d bytes: %w", name, size, full(s.dir, err))
 	}
 	if size > limit {
-		return "", 0, fmt.Errorf("store blob %s: more than the %d bytes allowed: %w", digest, limit, ErrTooLarge)
+		return "", 0, fmt.Errorf("store %s: more than the %d bytes allowed: %w", name, limit, ErrTooLarge)
 	}
 	h := hex.EncodeToString(sum.Sum(nil))
 	if got = "sha256:" + h; digest != "" && got != digest {
