@@ -348,19 +348,14 @@ func (p *parts) fetchImages(ctx context.Context) {
 	retry := time.NewTicker(5 * time.Second) // an image whose holder was down is asked for again
 	defer retry.Stop()
 	for {
-		all := true
 		for _, im := range p.state.Load().Images {
 			ictx, cancel := context.WithTimeout(ctx, time.Minute)
 			if err := (ensurer{p}).ensure(ictx, im); err != nil && ctx.Err() == nil {
 				p.a.log.Warn("image is not here yet", "image", im.Ref, "err", err)
-				all = false
 			} else if err == nil {
 				wake(p.warming)
 			}
 			cancel()
-		}
-		if all {
-			p.fetched(ctx)
 		}
 		select {
 		case <-ctx.Done():
@@ -368,25 +363,6 @@ func (p *parts) fetchImages(ctx context.Context) {
 		case <-p.fetching:
 		case <-retry.C:
 		}
-	}
-}
-
-// fetched records that this node has all images, if it was noted for not having them. If the ledger does not
-// take it, the next round tries again.
-func (p *parts) fetched(ctx context.Context) {
-	n := p.state.Load().Node(p.a.id.Name)
-	if n == nil || n.BootID != p.a.id.BootID || !n.Fetching {
-		return
-	}
-	next := *n
-	next.Fetching = false
-	if _, _, err := p.store.Commit(ctx, cluster.Txn{
-		Conditions: []cluster.Condition{{Key: n.Key(), Revision: n.Revision}},
-		Puts:       []cluster.Put{{Key: n.Key(), Value: next}},
-		Events: []cluster.Event{{Time: time.Now(), Node: n.Name, Kind: cluster.EventNode, Subject: n.Name,
-			Text: n.Name + " has all images of the cluster", Why: "it fetched them from the others after it had joined"}},
-	}); err != nil && ctx.Err() == nil {
-		p.a.log.Warn("the ledger does not know yet that this node has all images", "err", err)
 	}
 }
 

@@ -45,7 +45,7 @@ func (s *Server) Status() Status {
 		if ns.State == cluster.NodeLost || ns.State == cluster.NodeJoining {
 			out.Problems = append(out.Problems, fmt.Sprintf("node %s is %s: %s", ns.Name, ns.State, ns.Reason))
 		} else if st.Nodes[i].Fetching {
-			out.Problems = append(out.Problems, fmt.Sprintf("node %s has joined and still fetches the images: what it took over now would start late", ns.Name))
+			out.Problems = append(out.Problems, fmt.Sprintf("node %s has joined and still gets ready (images, containers made ahead): what it took over now would start late", ns.Name))
 		} else if seen.Restarting[ns.Name] {
 			out.Problems = append(out.Problems, fmt.Sprintf("node %s: its agent is restarting, its services go on", ns.Name))
 		}

@@ -29,7 +29,7 @@ type Node struct {
 	Reason    string            `json:"reason,omitempty"` // why it is in State, for people
 	Links     []Link            `json:"links"`
 	Voter     bool              `json:"voter"`
-	Fetching  bool              `json:"fetching,omitempty"`  // has joined and does not have all images of the cluster yet
+	Fetching  bool              `json:"fetching,omitempty"`  // has joined and is not ready to take over yet: it fetches images, and makes containers ahead
 	MemberID  uint64            `json:"member_id,omitempty"` // etcd member of this boot, 0 for a worker
 	CPUs      float64           `json:"cpus"`
 	Memory    int64             `json:"memory_bytes"` // what services may use, bytes
