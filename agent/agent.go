@@ -101,6 +101,9 @@ func (a *Agent) run(ctx context.Context) error {
 	if a.id, err = readIdentity(a.opts.RunDir, a.seed.Name); err != nil {
 		return err
 	}
+	if a.id.Witness, err = a.isWitness(); err != nil {
+		return err
+	}
 	if err := setHostname(a.id.Name); err != nil {
 		a.log.Warn("host name", "err", err)
 	}
@@ -114,6 +117,16 @@ func (a *Agent) run(ctx context.Context) error {
 		return err
 	}
 	return a.serve(ctx, m)
+}
+
+// isWitness tells what this machine is for, by the kernel's command line or its seed.
+func (a *Agent) isWitness() (bool, error) {
+	cmdline, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return false, fmt.Errorf("read the kernel's command line: %w", err)
+	}
+	role, err := a.seed.RoleOn(string(cmdline))
+	return role == seed.RoleWitness, err
 }
 
 // openLinks brings up the ports and the heartbeat sockets on them, and waits for the first one.

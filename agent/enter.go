@@ -47,7 +47,7 @@ func (a *Agent) enter(ctx context.Context) (*membership, error) {
 	links := a.links.List()
 	req := admission.Request{
 		Cluster: a.seed.Cluster, Name: a.id.Name, MachineID: a.id.MachineID, BootID: a.id.BootID,
-		Links: links, CPUs: a.id.CPUs, Memory: a.id.Memory, Labels: a.seed.Labels, Software: a.opts.Version,
+		Links: links, CPUs: a.id.CPUs, Memory: a.id.Memory, Labels: a.seed.Labels, Software: a.opts.Version, Witness: a.id.Witness,
 	}
 	for {
 		self := admission.Beacon{

@@ -153,7 +153,7 @@ func (p *parts) ask(ctx context.Context, n *cluster.Node, given *cluster.Pledge)
 	addr := netip.AddrPortFrom(p.m.Meta.Network.NodeAddr(n.Number), cluster.PortAPI)
 	_, err = admission.Join(ctx, addr, p.a.token(), key, admission.Request{
 		Cluster: p.a.seed.Cluster, Name: p.a.id.Name, MachineID: p.a.id.MachineID, BootID: p.a.id.BootID,
-		Links: p.a.links.List(), CPUs: p.a.id.CPUs, Memory: p.a.id.Memory, Software: p.a.opts.Version, Pledge: given,
+		Links: p.a.links.List(), CPUs: p.a.id.CPUs, Memory: p.a.id.Memory, Software: p.a.opts.Version, Witness: p.a.id.Witness, Pledge: given,
 	})
 	return err
 }

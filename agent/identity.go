@@ -20,6 +20,7 @@ type identity struct {
 	Name      string
 	CPUs      float64
 	Memory    int64 // bytes that services may use
+	Witness   bool
 }
 
 // agentReserve is what the node keeps for itself: kernel, PID 1, agent, etcd. Services are planned into

@@ -345,6 +345,9 @@ func (p *parts) lookup(service, stack string) (addrs []netip.Addr, exists bool) 
 // fetchImages gets all images of the cluster before they are needed: then a takeover has nothing to
 // fetch and nothing to unpack, and the loss of a node loses none.
 func (p *parts) fetchImages(ctx context.Context) {
+	if p.a.id.Witness {
+		return // it will never start one
+	}
 	retry := time.NewTicker(5 * time.Second) // an image whose holder was down is asked for again
 	defer retry.Stop()
 	for {

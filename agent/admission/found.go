@@ -105,7 +105,7 @@ func (r *Request) node(number uint8, epoch uint64) cluster.Node {
 	return cluster.Node{
 		Name: r.Name, Number: number, MachineID: r.MachineID, BootID: r.BootID, Epoch: epoch,
 		State: cluster.NodeJoining, Reason: "admitted, not ready yet", Links: r.Links, CPUs: r.CPUs, Memory: r.Memory,
-		Labels: r.Labels, Version: r.Software,
+		Labels: r.Labels, Version: r.Software, Witness: r.Witness,
 	}
 }
 

@@ -47,6 +47,7 @@ type Request struct {
 	Memory    int64             `json:"memory_bytes,omitempty"`
 	Labels    map[string]string `json:"labels,omitempty"`
 	Software  string            `json:"software,omitempty"` // Node.Version
+	Witness   bool              `json:"witness,omitempty"`  // it is to vote and to run nothing
 	// Pledge is what this boot has promised to a member that is alone with its ledger.
 	Pledge *cluster.Pledge `json:"pledge,omitempty"`
 }

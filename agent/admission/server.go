@@ -370,11 +370,15 @@ func decideNode(st *cluster.State, req *Request) (node *cluster.Node, event stri
 			return nil, "", err
 		}
 		n := req.node(number, epoch)
-		n.Fetching = len(st.Images) > 0
-		return &n, fmt.Sprintf("%s was admitted as node %d", &n, number), nil
+		n.Fetching = len(st.Images) > 0 && !n.Witness
+		as := ""
+		if n.Witness {
+			as = ", a witness: it votes and runs no services"
+		}
+		return &n, fmt.Sprintf("%s was admitted as node %d%s", &n, number, as), nil
 	}
 	n := req.node(old.Number, epoch)
-	n.Fetching = len(st.Images) > 0
+	n.Fetching = len(st.Images) > 0 && !n.Witness
 	switch {
 	case old.MachineID != req.MachineID && old.State != cluster.NodeLost:
 		return nil, "", refuse(http.StatusConflict, "the name %s belongs to another machine (id %s), which is %s: give this machine another name, or remove that node first with 'skein node rm %s'",

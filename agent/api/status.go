@@ -53,6 +53,9 @@ func (s *Server) Status() Status {
 	if have, want := voters(st); have < want {
 		out.Problems = append(out.Problems, fmt.Sprintf("the ledger has %d of %d voters: until the next one has its copy complete, the loss of one more stops all decisions", have, want))
 	}
+	if w := st.PairWarning(); w != "" {
+		out.Warnings = append(out.Warnings, w)
+	}
 	for i := range st.Services {
 		ss := serviceStatus(st, &st.Services[i], seen)
 		if ss.Running < ss.Wanted {
@@ -118,7 +121,7 @@ func becomingVoters(st *cluster.State) map[string]bool {
 func nodeStatus(st *cluster.State, n *cluster.Node, seen Observation) NodeStatus {
 	ns := NodeStatus{
 		Name: n.Name, State: n.State, Reason: n.Reason, Address: st.Meta.Network.NodeAddr(n.Number),
-		Addresses: []string{}, Links: []LinkStatus{}, Epoch: n.Epoch, BootID: n.BootID, Voter: n.Voter,
+		Addresses: []string{}, Links: []LinkStatus{}, Epoch: n.Epoch, BootID: n.BootID, Voter: n.Voter, Witness: n.Witness,
 		CPUs: n.CPUs, Memory: n.Memory, Version: n.Version, Restarting: seen.Restarting[n.Name],
 	}
 	if ns.Restarting {
@@ -193,7 +196,7 @@ func wanted(st *cluster.State, svc *cluster.Service) int {
 	}
 	n := 0
 	for i := range st.Nodes {
-		if st.Nodes[i].State == cluster.NodeOnline {
+		if st.Nodes[i].MayRun() {
 			n++
 		}
 	}

@@ -12,6 +12,7 @@ type Status struct {
 	// Healthy: a coordinator, every node online or drained on purpose, every service as wanted.
 	Healthy     bool            `json:"healthy"`
 	Problems    []string        `json:"problems,omitempty"` // why not healthy, in sentences
+	Warnings    []string        `json:"warnings,omitempty"` // all is as wanted, and still worth knowing, in sentences
 	Frozen      bool            `json:"frozen,omitempty"`   // the ledger has lost its majority: this is the answering node's copy of it
 	Cluster     string          `json:"cluster"`
 	Coordinator string          `json:"coordinator"` // node that decides now, empty if there is none
@@ -39,6 +40,7 @@ type NodeStatus struct {
 	Epoch     uint64            `json:"epoch"`
 	BootID    string            `json:"boot_id"`
 	Voter     bool              `json:"voter"`
+	Witness   bool              `json:"witness,omitempty"` // it only votes
 	Instances int               `json:"instances"`
 	CPUs      float64           `json:"cpus"`
 	Memory    int64             `json:"memory_bytes"`

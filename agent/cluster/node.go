@@ -29,6 +29,7 @@ type Node struct {
 	Reason    string            `json:"reason,omitempty"` // why it is in State, for people
 	Links     []Link            `json:"links"`
 	Voter     bool              `json:"voter"`
+	Witness   bool              `json:"witness,omitempty"`   // votes and is heard like any other, and never runs a service
 	Fetching  bool              `json:"fetching,omitempty"`  // has joined and is not ready to take over yet: it fetches images, and makes containers ahead
 	MemberID  uint64            `json:"member_id,omitempty"` // etcd member of this boot, 0 for a worker
 	CPUs      float64           `json:"cpus"`
@@ -81,5 +82,8 @@ const (
 
 // Key is the ledger's key of the node.
 func (n *Node) Key() string { return KeyNodes + n.Name }
+
+// MayRun tells whether the planner may give it services, if they fit.
+func (n *Node) MayRun() bool { return n.State == NodeOnline && !n.Witness }
 
 func (n *Node) String() string { return fmt.Sprintf("%s (boot %.8s)", n.Name, n.BootID) }

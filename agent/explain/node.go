@@ -73,14 +73,18 @@ func (in *Input) node(n *cluster.Node) Answer {
 			}
 		}
 	}
-	switch n.State {
-	case cluster.NodeOnline:
+	switch state := n.State; {
+	case n.Witness && state != cluster.NodeLost:
+		say("It is a witness: it votes and is given no work.")
+	case state == cluster.NodeOnline:
 		say("It may be given work.")
-	case cluster.NodeJoining:
+	case state == cluster.NodeJoining:
 		say("It may be given work as soon as the coordinator hears its heartbeats.")
-	case cluster.NodeDraining, cluster.NodeDrained:
+	case state == cluster.NodeDraining, state == cluster.NodeDrained:
 		say("It is given no work until 'skein node undrain %s'.", n.Name)
-	case cluster.NodeLost:
+	case n.Witness:
+		say("It votes again when it has been started anew and has rejoined, by itself; 'skein node remove %s' forgets it.", n.Name)
+	case state == cluster.NodeLost:
 		say("It may be given work again when it has been started anew and has rejoined, by itself; 'skein node remove %s' forgets it.", n.Name)
 	}
 	slices.Sort(a.Decisions)

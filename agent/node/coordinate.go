@@ -22,6 +22,8 @@ type coordinator struct {
 	ended      map[string]time.Duration // instance -> when it was first seen ended
 	fences     map[string]*fencing      // lost node -> its fencing
 	restrained bool                     // the event is written
+	pairSince  time.Duration            // since when there have been two nodes only
+	pairTold   bool                     // the warning of that is written
 	restarting map[string]bool          // incarnations whose agent restarts; the event is written
 
 	inFlight  int
@@ -62,6 +64,7 @@ func (b *Brain) coordinate(now time.Duration) {
 	}
 	b.admit(now)
 	b.noteRestarts(now)
+	b.warnOfPair(now)
 	b.declareLost(now)
 	b.plan(now)
 	b.fence(now) // after the plan: who needs no such proof goes first

@@ -17,7 +17,7 @@
 // # How a node is chosen
 //
 // Nodes that do not fit are left out, and the first thing that did not fit is kept, node by node
-// (Pending): state, silence, constraints, a failure there, ports, memory, processors. Of those that fit:
+// (Pending): being a witness, state, silence, constraints, a failure there, ports, memory, processors. Of those that fit:
 // one that has all images before one that still fetches them, then fewest instances of the same service, then fewest of the same stack, then most free memory, then name. A
 // slot that is replaced to follow its specification stays on its node if it fits there.
 //

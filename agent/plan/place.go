@@ -58,6 +58,9 @@ func nodePorts(s *cluster.Service) []string {
 // refusal is the first thing that does not fit, as a clause after the node's name; empty if all does.
 func (p *planner) refusal(h *host, s *cluster.Service, avoid map[string]string) string {
 	n := h.node
+	if n.Witness {
+		return "is a witness: it runs no services"
+	}
 	if n.State != cluster.NodeOnline {
 		return "is " + string(n.State)
 	}
@@ -123,7 +126,7 @@ func (p *planner) place(s *cluster.Service, keep, only string, avoid map[string]
 	}
 	sep, end := " (", ""
 	for _, r := range not {
-		if h := p.byName[r.Node]; h.node.State == cluster.NodeLost {
+		if h := p.byName[r.Node]; h.node.State == cluster.NodeLost || h.node.Witness {
 			continue // goes without saying
 		}
 		why += sep + r.Node + " " + r.Why

@@ -35,7 +35,7 @@ func (p *planner) service(s *cluster.Service) {
 		return
 	}
 	for _, h := range p.hosts {
-		if h.node.State == cluster.NodeOnline && matchesAll(s, h.node) {
+		if h.node.MayRun() && matchesAll(s, h.node) {
 			p.slot(s, slotID{s.Stack, s.Name, int(h.node.Number)}, h.node.Name)
 		}
 	}
@@ -230,6 +230,8 @@ func (p *planner) whyUnwanted(in *cluster.Instance) string {
 		}
 		if h := p.byName[in.Node]; h != nil && h.node.State != cluster.NodeOnline {
 			return fmt.Sprintf("%s is %s", in.Node, h.node.State)
+		} else if h != nil && h.node.Witness {
+			return in.Node + " is a witness"
 		}
 		return in.Node + " does not match its constraints"
 	}

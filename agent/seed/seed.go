@@ -33,6 +33,7 @@ type Seed struct {
 	// Expect is how many fresh nodes must see each other before the first of them forms the cluster.
 	// A node that reboots alone can therefore never form a second one.
 	Expect  int          `json:"expect"`
+	Role    string       `json:"role,omitempty"`   // RoleNode, the default, or RoleWitness
 	Name    string       `json:"name"`             // this node's name, empty: derived from its machine id
 	Network netip.Prefix `json:"network,omitzero"` // the cluster's /16, cluster.DefaultNetwork if absent
 	// Operators are SHA-256 hashes (hex) of the public keys (SPKI, DER) that are given operator
@@ -69,6 +70,9 @@ func Parse(data []byte) (*Seed, error) {
 	}
 	if !validName.MatchString(s.Cluster) {
 		return nil, fmt.Errorf("seed: cluster name %q must be lower-case letters, digits and dashes", s.Cluster)
+	}
+	if err := checkRole(s.Role); err != nil {
+		return nil, fmt.Errorf("seed: %w", err)
 	}
 	if s.Name != "" && !validName.MatchString(s.Name) {
 		return nil, fmt.Errorf("seed: node name %q must be lower-case letters, digits and dashes", s.Name)

@@ -91,7 +91,7 @@ func (s *Sim) Missing() []string {
 		if svc.Mode == cluster.ModeGlobal {
 			want = 0
 			for i := range st.Nodes {
-				if st.Nodes[i].State == cluster.NodeOnline {
+				if st.Nodes[i].MayRun() {
 					want++
 				}
 			}

@@ -14,11 +14,12 @@ import (
 
 // machine is one node: its power, clock, kernel, containers and agent.
 type machine struct {
-	sim    *Sim
-	name   string
-	number uint8
-	voter  bool          // comes back as a voter
-	like   *cluster.Node // the real node that it stands for, nil if none
+	sim     *Sim
+	name    string
+	number  uint8
+	voter   bool // comes back as a voter
+	witness bool
+	like    *cluster.Node // the real node that it stands for, nil if none
 
 	powered bool
 	boot    string
@@ -93,10 +94,10 @@ func (m *machine) newBoot() {
 func (m *machine) record(state cluster.NodeState) cluster.Node {
 	n := cluster.Node{
 		Name: m.name, Number: m.number, BootID: m.boot, State: state, Links: links(m.number),
-		CPUs: 4, Memory: 4 << 30,
+		CPUs: 4, Memory: 4 << 30, Witness: m.witness,
 	}
 	if m.like != nil {
-		n.CPUs, n.Memory, n.Labels = m.like.CPUs, m.like.Memory, m.like.Labels
+		n.CPUs, n.Memory, n.Labels, n.Witness = m.like.CPUs, m.like.Memory, m.like.Labels, m.like.Witness
 	}
 	return n
 }

@@ -36,6 +36,7 @@ func Random(seed uint64, keepLog bool) Result {
 		Seed: seed, Skew: 0.004, Boot: 800 * time.Millisecond, Nodes: sizes[seed%uint64(len(sizes))],
 		Tick: 30 * time.Millisecond, Quiet: !keepLog,
 	}
+	cfg.Witness = cfg.Nodes == 3 && seed/uint64(len(sizes))%4 == 1
 	s := New(cfg)
 	if s.rng.IntN(3) == 0 {
 		s.net.loss, s.net.copies, s.net.late = 0.2*s.rng.Float64(), 0.05, 300*time.Millisecond

@@ -18,6 +18,8 @@ type Config struct {
 	Seed   uint64
 	Nodes  int // named n1, n2, ...
 	Voters int // the first so many; default 3, or 1 below that
+	// Witness makes the last node one.
+	Witness bool
 	// Member has the times of heartbeats and leases; zero: member's defaults.
 	Member member.Config
 	// Skew is how far each clock's rate is off at most, 0.004 is 0.4 percent.
@@ -90,7 +92,7 @@ func New(cfg Config) *Sim {
 	s := empty(cfg, NewLedger(cluster.Meta{Name: "sim", ID: "sim", Network: cluster.DefaultNetwork, Incarnation: 1}))
 	for i := 1; i <= cfg.Nodes; i++ {
 		m := &machine{
-			sim: s, name: fmt.Sprintf("n%d", i), number: uint8(i), voter: i <= cfg.Voters,
+			sim: s, name: fmt.Sprintf("n%d", i), number: uint8(i), voter: i <= cfg.Voters, witness: cfg.Witness && i == cfg.Nodes,
 			rate: 1 + cfg.Skew*(2*s.rng.Float64()-1), containers: map[string]*container{}, kindled: map[string]time.Duration{}, guard: map[netip.Addr]time.Duration{}, cut: map[string]bool{},
 		}
 		s.nodes = append(s.nodes, m)

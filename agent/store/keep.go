@@ -188,7 +188,15 @@ func keepVoters(st *cluster.State, members []*pb.Member, want int) decision {
 		}
 	}
 	rank := map[cluster.NodeState]int{cluster.NodeOnline: 0, cluster.NodeJoining: 1, cluster.NodeDrained: 2}
-	slices.SortStableFunc(candidates, func(a, b *cluster.Node) int { return rank[a.State] - rank[b.State] })
+	slices.SortStableFunc(candidates, func(a, b *cluster.Node) int {
+		if a.Witness != b.Witness { // that is what it is there for
+			if a.Witness {
+				return -1
+			}
+			return 1
+		}
+		return rank[a.State] - rank[b.State]
+	})
 	chosen := make(map[string]bool)
 	for _, n := range candidates {
 		if count >= want {

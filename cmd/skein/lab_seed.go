@@ -105,10 +105,16 @@ func operatorKey(path string) (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
+// labWitness is what the first witness is called; a second one is called like a node.
+const labWitness = "witness"
+
 // node makes the machine with a number, with its seed.
 func (c *labCluster) node(number int) (qemu.Node, error) {
-	name := fmt.Sprintf("n%d", number)
-	data, err := json.Marshal(seed.Seed{Cluster: c.Name, Token: c.Token, Expect: c.Expect, Name: name,
+	return c.machine(fmt.Sprintf("n%d", number), number, "")
+}
+
+func (c *labCluster) machine(name string, number int, role string) (qemu.Node, error) {
+	data, err := json.Marshal(seed.Seed{Cluster: c.Name, Token: c.Token, Expect: c.Expect, Name: name, Role: role,
 		Network: cluster.DefaultNetwork.Prefix, Operators: []string{c.Operator}})
 	if err != nil {
 		return qemu.Node{}, err
@@ -117,6 +123,28 @@ func (c *labCluster) node(number int) (qemu.Node, error) {
 		return qemu.Node{}, fmt.Errorf("seed of %s: %w", name, err)
 	}
 	return qemu.Node{Name: name, Number: number, Seed: data}, nil
+}
+
+// next makes the machine with the lowest number that none of a lab's machines has.
+func (c *labCluster) next(machines []qemu.Status, witness bool) (qemu.Node, error) {
+	names, numbers := map[string]bool{}, map[string]bool{}
+	for _, m := range machines {
+		names[m.Name] = true
+		for _, a := range m.Addresses {
+			numbers[a] = true
+		}
+	}
+	number := 1
+	for numbers[qemu.Addr(0, number).String()] {
+		number++
+	}
+	switch {
+	case witness && !names[labWitness]:
+		return c.machine(labWitness, number, seed.RoleWitness)
+	case witness:
+		return c.machine(fmt.Sprintf("n%d", number), number, seed.RoleWitness)
+	}
+	return c.node(number)
 }
 
 // copySecrets copies what a lab's folder holds beside its machines.

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/net/proxy"
 
+	"github.com/skein-os/skein/agent/seed"
 	"github.com/skein-os/skein/qemu"
 	"github.com/skein-os/skein/qemu/daemon"
 )
@@ -26,6 +27,7 @@ const imageEnv = "SKEIN_IMAGE_DIR"
 
 type labUpOptions struct {
 	nodes    int
+	witness  bool
 	memoryMB int
 	image    string
 	from     string
@@ -41,7 +43,7 @@ func labUpCommand() *cobra.Command {
 		Use: "up", Short: "Start machines that become one cluster", Args: cobra.NoArgs,
 		Long: `up starts the machines and returns when they are one cluster. They run until 'skein lab down'. With
 --from they carry on from a save ('skein lab save'), in about a second.`,
-		Example: "  skein lab up\n  skein lab up --nodes 5 --memory 768\n  skein lab up --from ready",
+		Example: "  skein lab up\n  skein lab up --nodes 5 --memory 768\n  skein lab up --nodes 2 --witness   # the third machine only votes\n  skein lab up --from ready",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.nodes < 1 || o.nodes > 64 {
 				return &usageError{fmt.Errorf("--nodes %d: must be 1 to 64", o.nodes)}
@@ -49,8 +51,8 @@ func labUpCommand() *cobra.Command {
 			if o.memoryMB < 128 {
 				return &usageError{fmt.Errorf("--memory %d: a machine needs at least 128 MB", o.memoryMB)}
 			}
-			if o.from != "" && (cmd.Flags().Changed("nodes") || cmd.Flags().Changed("memory") || cmd.Flags().Changed("image")) {
-				return &usageError{errors.New("--from brings its own machines: leave out --nodes, --memory and --image")}
+			if o.from != "" && (cmd.Flags().Changed("nodes") || o.witness || cmd.Flags().Changed("memory") || cmd.Flags().Changed("image")) {
+				return &usageError{errors.New("--from brings its own machines: leave out --nodes, --witness, --memory and --image")}
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), o.timeout)
 			defer cancel()
@@ -59,6 +61,7 @@ func labUpCommand() *cobra.Command {
 	}
 	fl := cmd.Flags()
 	fl.IntVar(&o.nodes, "nodes", 3, "how many machines")
+	fl.BoolVar(&o.witness, "witness", false, "one more machine that only votes and runs no services")
 	fl.IntVar(&o.memoryMB, "memory", qemu.DefaultMemoryMB, "memory of each machine, in MB")
 	fl.StringVar(&o.image, "image", "", "folder with vmlinux and initramfs.cpio.lz4 (default: $"+imageEnv+", or cache/image beside bin)")
 	fl.StringVar(&o.from, "from", "", "carry on from this save")
@@ -141,12 +144,23 @@ func newMachines(cfg *daemon.Config, o labUpOptions) error {
 			return fmt.Errorf("no image to boot: %w; 'make image' builds one, --image names its folder", err)
 		}
 	}
-	c, err := newLabCluster(cfg.Dir, o.nodes)
+	machines := o.nodes
+	if o.witness {
+		machines++
+	}
+	c, err := newLabCluster(cfg.Dir, machines)
 	if err != nil {
 		return err
 	}
 	for number := 1; number <= o.nodes; number++ {
 		n, err := c.node(number)
+		if err != nil {
+			return err
+		}
+		cfg.Nodes = append(cfg.Nodes, n)
+	}
+	if o.witness {
+		n, err := c.machine(labWitness, machines, seed.RoleWitness)
 		if err != nil {
 			return err
 		}
@@ -202,9 +216,10 @@ func labDialer(hostPort string) (func(ctx context.Context, network, addr string)
 
 func labAddCommand() *cobra.Command {
 	var token string
+	var witness bool
 	cmd := &cobra.Command{
 		Use: "add", Short: "Add a machine that joins the cluster", Args: cobra.NoArgs,
-		Example: "  skein lab add\n  skein lab add --token $(openssl rand -hex 32)   # a stranger: watch it being refused",
+		Example: "  skein lab add\n  skein lab add --witness   # it only votes\n  skein lab add --token $(openssl rand -hex 32)   # a stranger: watch it being refused",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			dir, err := labDir(cmd)
 			if err != nil {
@@ -222,15 +237,7 @@ func labAddCommand() *cobra.Command {
 			if token != "" {
 				c.Token = token
 			}
-			used := map[string]bool{}
-			for _, m := range st.Machines {
-				used[m.Name] = true
-			}
-			number := 1
-			for used[fmt.Sprintf("n%d", number)] {
-				number++
-			}
-			n, err := c.node(number)
+			n, err := c.next(st.Machines, witness)
 			if err != nil {
 				return err
 			}
@@ -254,6 +261,7 @@ func labAddCommand() *cobra.Command {
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&witness, "witness", false, "it only votes and runs no services")
 	cmd.Flags().StringVar(&token, "token", "", "the join token to give it, 64 hexadecimal digits (default: the lab's)")
 	return cmd
 }

@@ -38,6 +38,9 @@ func drawStatus(t *table, st api.Status) {
 	for _, p := range st.Problems {
 		t.row("  ! " + p)
 	}
+	for _, w := range st.Warnings {
+		t.row("  note: " + w)
+	}
 	t.blank()
 	drawNodes(t, st)
 	if len(st.Services) > 0 {
@@ -62,6 +65,9 @@ func drawNodes(t *table, st api.Status) {
 			voter = "yes"
 		}
 		state := string(n.State)
+		if n.Witness {
+			state += " (witness)"
+		}
 		if n.Restarting {
 			state += " (agent restarts)"
 		}
