@@ -10,4 +10,5 @@
 // The models are tests, so that they run with every other test and a counterexample is a failed test:
 //
 //   - storage_test.go: one writer of a reserved volume. The nodes are the real takeover.Storage.
+//   - arbiter_test.go: two nodes with a shared disk as arbiter (docs/design/two-nodes.md).
 package model
