@@ -35,8 +35,9 @@ test: deps build image lint
 unit: build
 	$(GO) test -short -timeout 5m ./...
 
-## sim: many more seeded fault schedules than the unit tests run
+## sim: many more seeded fault schedules than the unit tests run, and larger models
 sim:
+	SKEIN_MODEL=all $(GO) test -timeout 10m ./agent/model
 	GOGC=800 SKEIN_SIM_RUNS=$(or $(RUNS),100000) $(GO) test -timeout 20m -v -run 'TestRandom$$|TestScenarios' ./agent/sim
 
 ## bench: figures of boot, takeover, memory and size, as ratios to something in the same run
