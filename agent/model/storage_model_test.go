@@ -22,7 +22,8 @@ import (
 //  2. clear unit attentions before it begins: they tell of the past;
 //  3. repeat a command only when the one without an answer can no longer be executed (the kernel's error
 //     handling aborts it first);
-//  4. on GiveUp kill what runs, and leave the key where it is.
+//  4. on GiveUp kill what runs, and leave the key where it is; at least where it holds the reservation, if it is of
+//     the type that one holds.
 //
 // Left out: more than one path to the target (a path joins after the takeover's steps 2 and 3 on it), two
 // volumes, and a target that lies.
@@ -42,6 +43,8 @@ type volumeRules struct {
 	// holder: the reservation is of the type that one node holds (5, registrants only), not all registrants
 	// together (7).
 	holder bool
+	// parks: with such a reservation, GiveUp may remove the own key if it is not the holder's: also safe.
+	parks bool
 
 	noVerify      bool // step 3 is not asked for
 	verifyByRead  bool // from an own copy of the ledger, which may be old
@@ -251,7 +254,7 @@ func (m *volumeModel) command(v volume, n int) {
 		to := v
 		to.node[n] = member{epoch: h.epoch, ghost: h.ghost}
 		what := "gives up, kills its service"
-		if m.unregister && v.keys[n] == h.key {
+		if (m.unregister || m.parks && v.reserved != uint8(n+1)) && v.keys[n] == h.key {
 			what += ", unregisters"
 			to.keys[n] = 0
 			if v.reserved == uint8(n+1) && m.holder || to.keys == [mostNodes]uint8{} && !m.holder {

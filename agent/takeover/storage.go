@@ -18,7 +18,7 @@ const (
 	PreemptAbort  StorageOp = "preempt and abort"
 	VerifyClaim   StorageOp = "verify"
 	MayWrite      StorageOp = "may write" // replay the journal, mount, start
-	GiveUp        StorageOp = "give up"   // kill what runs and leave the key: never again in this epoch
+	GiveUp        StorageOp = "give up"   // kill what runs; the key that holds the reservation stays. Never again in this epoch
 )
 
 // Storage is the taking over of one volume in one epoch, from the committed claim to the first write. It
@@ -29,11 +29,11 @@ const (
 // other's key; the higher epoch preempts, the lower one gives up. The verify write covers a target that
 // has forgotten keys between: who was paused since before then finds nobody, and is refused by the ledger.
 //
-// Why nobody ever unregisters: a reservation ends with its last registrant. If B has preempted A, is refused by
-// the ledger and takes its key away, A, who knows nothing yet, can write again, unseen by the next owner, who
-// finds no key to preempt; what A has queued is executed after the next owner's writes. A key that is left is
-// lower than the next owner's, who preempts it. Package model found this, and proves the rest; there are also the
-// rules that whoever carries the commands out has to keep.
+// Why a key stays when its owner gives up: a reservation ends with its holder, or with the last registrant where
+// all hold it. If B has preempted A, is refused by the ledger and takes its key away, A, who knows nothing yet, can
+// write again, unseen by the next owner, who finds no key to preempt; what A has queued is executed after the next
+// owner's writes. A key that is left is lower than the next owner's, who preempts it. Package model found this, and
+// proves the rest; there are also the rules that whoever carries the commands out has to keep.
 type Storage struct {
 	key    Key
 	next   StorageOp
