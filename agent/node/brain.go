@@ -68,6 +68,7 @@ type Brain struct {
 	ranOnce  bool
 	held     []Floating
 	heldTill time.Duration
+	heldOnce bool // World.Hold was called
 	routes   []Route
 
 	quietAt map[string]time.Duration // peer -> when World.Quiet was last called for it
