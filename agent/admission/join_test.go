@@ -235,6 +235,36 @@ func TestJoinAndRejoin(t *testing.T) {
 	}
 }
 
+// Another machine under the name of a lost one: its record would count as the proof that the lost one has
+// ended, so there must be a proof before.
+func TestAnotherMachineInPlaceOfALostOne(t *testing.T) {
+	lost := cluster.Node{Name: "n2", Number: 2, MachineID: "machine-2", BootID: "boot-id-1", State: cluster.NodeLost}
+	req := request("n2", "9", "7")
+	for _, tt := range []struct {
+		name   string
+		fences []cluster.Fence
+		want   bool
+	}{
+		{name: "nothing is known of it"},
+		{name: "being fenced", fences: []cluster.Fence{{Node: "n2", BootID: "boot-id-1", State: cluster.FenceRunning}}},
+		{name: "an earlier boot was off", fences: []cluster.Fence{{Node: "n2", BootID: "boot-id-0", State: cluster.FenceOff}}},
+		{name: "another node is off", fences: []cluster.Fence{{Node: "n3", BootID: "boot-id-1", State: cluster.FenceOff}}},
+		{name: "it is off", want: true, fences: []cluster.Fence{{Node: "n2", BootID: "boot-id-1", State: cluster.FenceOff}}},
+	} {
+		st := &cluster.State{Revision: 9, Nodes: []cluster.Node{lost}, Fences: tt.fences}
+		n, _, err := decideNode(st, &req)
+		if (err == nil) != tt.want {
+			t.Errorf("%s: got %v, want admitted %v", tt.name, err, tt.want)
+		}
+		if tt.want && (n == nil || n.MachineID != req.MachineID || n.BootID != req.BootID) {
+			t.Errorf("%s: got %+v, want the new machine", tt.name, n)
+		}
+		if err != nil && !strings.Contains(err.Error(), "skein fence confirm n2") {
+			t.Errorf("%s: got %v, want what the operator can do", tt.name, err)
+		}
+	}
+}
+
 func TestNotAdmitted(t *testing.T) {
 	operator := newKey(t)
 	m := newMember(t, operator)

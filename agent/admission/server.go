@@ -379,6 +379,11 @@ func decideNode(st *cluster.State, req *Request) (node *cluster.Node, event stri
 	case old.MachineID != req.MachineID && old.State != cluster.NodeLost:
 		return nil, "", refuse(http.StatusConflict, "the name %s belongs to another machine (id %s), which is %s: give this machine another name, or remove that node first with 'skein node rm %s'",
 			req.Name, old.MachineID, old.State, req.Name)
+	case old.MachineID != req.MachineID && !provenOff(st, old):
+		// A record in another boot counts as proof that the boot before has ended (package takeover). It is
+		// one only if the machine is the same.
+		return nil, "", refuse(http.StatusConflict, "the name %s belongs to another machine (id %s), which is lost and may still run: give this machine another name; or, if you know that %[1]s is off, say so with 'skein fence confirm %[1]s'",
+			req.Name, old.MachineID)
 	case old.MachineID != req.MachineID:
 		return &n, fmt.Sprintf("%s was admitted on another machine, in place of the lost one", &n), nil
 	case old.BootID == req.BootID && old.State == cluster.NodeLost:
@@ -394,6 +399,12 @@ func decideNode(st *cluster.State, req *Request) (node *cluster.Node, event stri
 		n.State, n.Reason = cluster.NodeDrained, "drained before it rebooted"
 	}
 	return &n, fmt.Sprintf("%s was admitted again after a reboot", &n), nil
+}
+
+// provenOff tells whether the power controller of a node, or an operator, has said that its boot has ended.
+func provenOff(st *cluster.State, n *cluster.Node) bool {
+	f := st.Fence(n.Name)
+	return f != nil && f.BootID == n.BootID && f.State == cluster.FenceOff
 }
 
 func freeNumber(st *cluster.State) (uint8, error) {
