@@ -135,6 +135,23 @@ func (v *voter) await(ctx context.Context) error {
 	}
 }
 
+// awaitFor is await that is content after d if the member only lacks a majority.
+func (v *voter) awaitFor(ctx context.Context, d time.Duration) error {
+	short, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	select {
+	case <-v.etcd.Server.ReadyNotify():
+		return nil
+	case <-v.etcd.Server.StopNotify():
+		return v.await(ctx)
+	case <-short.Done():
+		if ctx.Err() != nil {
+			return v.await(ctx)
+		}
+		return nil
+	}
+}
+
 func wipe(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -191,7 +208,9 @@ func Resumable(cfg Config) bool {
 }
 
 // Resume continues the member of this boot after the agent was restarted. Endpoints of the other voters
-// help if the member was removed meanwhile: then the node goes on as a client.
+// help if the member was removed meanwhile: then the node goes on as a client. It does not wait longer than
+// Config.RestoreAfter for a majority: there may never be one again, and then this member has to take the
+// evidence by which the ledger is restored.
 func Resume(ctx context.Context, cfg Config, endpoints []string) (*Store, error) {
 	s, err := newStore(cfg)
 	if err != nil {
@@ -200,9 +219,11 @@ func Resume(ctx context.Context, cfg Config, endpoints []string) (*Store, error)
 	if !Resumable(s.cfg) {
 		return nil, fmt.Errorf("resume: %s holds no log of member %s", s.cfg.DataDir, s.cfg.memberName())
 	}
-	pu := s.cfg.peerURL()
 	s.setEndpoints(endpoints)
-	v, err := startVoter(ctx, &s.cfg, "", embed.ClusterStateFlagExisting, []string{s.cfg.memberName() + "=" + pu.String()}, false)
+	v, err := s.openOwn()
+	if err == nil {
+		err = v.awaitFor(ctx, s.cfg.RestoreAfter)
+	}
 	switch {
 	case err == nil:
 		s.setVoter(v)
@@ -212,6 +233,18 @@ func Resume(ctx context.Context, cfg Config, endpoints []string) (*Store, error)
 	default:
 		s.cfg.Log.Warn("this node's etcd member cannot go on; the node is a client now", "err", err)
 	}
+	s.run()
+	return s, nil
+}
+
+// ResumeClient is OpenClient after the agent was restarted, which needs no answer: the ledger may have lost its
+// majority, and then this node has to promise itself to the voter that is left.
+func ResumeClient(cfg Config, endpoints []string) (*Store, error) {
+	s, err := newStore(cfg)
+	if err != nil {
+		return nil, err
+	}
+	s.setEndpoints(endpoints)
 	s.run()
 	return s, nil
 }
