@@ -52,6 +52,7 @@ type Config struct {
 	KeepEvery            time.Duration // how often Keep looks at the voters, 1 s if zero
 	KeptEvents           int           // how many events are kept, 1000 if zero
 	RestoreAfter         time.Duration // DefaultRestoreAfter if zero
+	private              bool          // a voter's clients are those of its own process only
 	WatchSilence         time.Duration // a watch that hears nothing for this long changes its endpoint, 1 s if zero
 }
 

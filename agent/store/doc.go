@@ -32,8 +32,9 @@
 //
 // Then all that is in S's log becomes part of the ledger, the database becomes that of a new cluster (etcd's
 // own restore) with S alone, the revision rises by a thousand million, and a transaction raises
-// Meta.Incarnation, notes the revision that was restored, and names the new boots of the nodes. The rest is
-// what happens after any reboot.
+// Meta.Incarnation, notes the revision that was restored, and names the new boots of the nodes, before anybody
+// else can read it. If S's agent ends anywhere in between, the next one finishes it. The rest is what happens
+// after any reboot.
 //
 // Why nobody else can have a majority, now or later. A majority of the members that S knows has one of
 // them besides S, and the boots of all of these have ended. Members that S does not know may have been

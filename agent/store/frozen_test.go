@@ -65,3 +65,75 @@ func TestResumeClientWithoutAnswer(t *testing.T) {
 		}
 	}
 }
+
+// The agent ends when the database is restored and does not say so yet. The next one finishes it: otherwise
+// nobody could tell that what others saw of the old ledger is void.
+func TestRestoreCutShort(t *testing.T) {
+	ctx := newTestCluster(t).ctx()
+	sv := newSurvivor(t, ctx, nil)
+	sv.stopKeep()
+	sv.ask(2, bootID(2, 1))
+	sv.ask(3, bootID(3, 1))
+	v := sv.s.voter()
+	applied := v.applied()
+	j, err := sv.s.judge(ctx, v)
+	if err != nil || !j.restore {
+		t.Fatalf("not restored: %v, %v", j.waits, err)
+	}
+	sv.s.setVoter(nil)
+	for _, l := range v.etcd.Clients {
+		l.Close()
+	}
+	v.kill()
+	ended, end := context.WithCancel(ctx)
+	end()
+	if v, err := sv.s.restore(ended, applied, j); err == nil || v != nil {
+		t.Fatalf("an agent that has ended restored the ledger: %v, %v", v, err)
+	}
+	if !sv.s.unannounced() {
+		t.Fatal("the old database is still there: the test shows nothing")
+	}
+	sv.s.crash()
+	s := sv.closing(Resume(ctx, sv.s.cfg, nil))
+	st, err := s.Read(ctx)
+	if err != nil || st.Meta.Incarnation != sv.meta.Incarnation+1 || st.Meta.RestoredFrom != j.From || st.Revision <= j.From+revisionBump {
+		t.Fatalf("got %+v at %d, %v; want incarnation %d, restored from %d", st.Meta, st.Revision, err, sv.meta.Incarnation+1, j.From)
+	}
+	for _, n := range st.Nodes {
+		if n.Name != "n1" && n.State != cluster.NodeJoining {
+			t.Errorf("%s is %s in boot %s, want it joining in a new one", n.Name, n.State, n.BootID)
+		}
+	}
+	if s.unannounced() {
+		t.Error("it would be announced once more")
+	}
+	if _, ok, err := s.Commit(ctx, cluster.Txn{Puts: []cluster.Put{{Key: "/skein/x", Value: 1}}}); !ok || err != nil {
+		t.Errorf("commit: %v, %v", ok, err)
+	}
+}
+
+// Nobody reads a restored ledger before it says that it is one: a revision of it under the old incarnation
+// would look like one of those that are void, and cost the reader its services.
+func TestRestoredLedgerIsNotSeenBeforeItSaysSo(t *testing.T) {
+	ctx := newTestCluster(t).ctx()
+	sv := newSurvivor(t, ctx, nil)
+	cfg := sv.config(4, 0)
+	cfg.TryTimeout = 50 * time.Millisecond
+	c := sv.closing(ResumeClient(cfg, sv.s.Endpoints()))
+	sv.ask(2, bootID(2, 1))
+	sv.ask(3, bootID(3, 1))
+	for {
+		rctx, cancel := context.WithTimeout(ctx, time.Second)
+		st, err := c.Read(rctx)
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			t.Fatal("not restored")
+		case err != nil:
+		case st.Meta.Incarnation == sv.meta.Incarnation && st.Revision > st.Meta.RestoredFrom+revisionBump:
+			t.Fatalf("revision %d was seen in incarnation %d", st.Revision, st.Meta.Incarnation)
+		case st.Meta.Incarnation > sv.meta.Incarnation:
+			return
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -87,6 +88,9 @@ func openVoter(c *Config, clusterToken, state string, initial []string, fresh bo
 	e.ClientTLSInfo, e.PeerTLSInfo = tls, tls
 	e.TlsMinVersion = "TLS1.3"
 	e.ListenClientUrls, e.AdvertiseClientUrls = []url.URL{c.clientURL()}, []url.URL{c.clientURL()}
+	if c.private {
+		e.ListenClientUrls = []url.URL{endpointURL(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)} // etcd wants one
+	}
 	e.ListenPeerUrls, e.AdvertisePeerUrls = []url.URL{c.peerURL()}, []url.URL{c.peerURL()}
 	e.ClusterState = state
 	e.InitialCluster = strings.Join(initial, ",")
@@ -220,14 +224,16 @@ func Resume(ctx context.Context, cfg Config, endpoints []string) (*Store, error)
 		return nil, fmt.Errorf("resume: %s holds no log of member %s", s.cfg.DataDir, s.cfg.memberName())
 	}
 	s.setEndpoints(endpoints)
-	v, err := s.openOwn()
-	if err == nil {
+	var v *voter
+	if s.unannounced() {
+		v, err = s.finishRestore(ctx)
+	} else if v, err = s.openOwn(); err == nil {
 		err = v.awaitFor(ctx, s.cfg.RestoreAfter)
 	}
 	switch {
 	case err == nil:
 		s.setVoter(v)
-	case ctx.Err() != nil || len(endpoints) == 0:
+	case ctx.Err() != nil || len(endpoints) == 0 || s.unannounced(): // then nobody else has the ledger
 		s.closeConns()
 		return nil, fmt.Errorf("resume: %w", err)
 	default:
