@@ -26,6 +26,7 @@ type Store struct {
 	counter atomic.Uint64 // of events of this process
 
 	nodesChanged chan struct{} // wakes Keep; holds one wake-up
+	shrunk       time.Time     // when keepSmall last gave room back; only Keep touches it
 
 	promoting sync.Mutex     // one change of this node's membership at a time
 	ending    sync.WaitGroup // members that are being stopped: they hold their ports until then

@@ -106,7 +106,7 @@ func openVoter(c *Config, clusterToken, state string, initial []string, fresh bo
 	e.MaxLearners = 4
 	e.MaxTxnOps = 1024
 	e.UnsafeNoFsync = true // the log is in memory: there is no disk to wait for
-	e.QuotaBackendBytes = 256 << 20
+	e.QuotaBackendBytes = c.Quota
 	e.SnapshotCount = 2000
 	e.SnapshotCatchUpEntries = 1000
 	e.MaxWalFiles, e.MaxSnapFiles = 2, 2
