@@ -508,6 +508,7 @@ func (p *parts) beacon() admission.Beacon {
 
 func (p *parts) serveAPI(ctx context.Context, l net.Listener, serverTLS *tls.Config) {
 	join := admission.NewServer(p.a.id.Name, p.store, p.a.log.With("part", "admission"))
+	join.Heard = p.heard
 	handler := api.NewServer(&backend{parts: p}, join, pki.Caller, p.a.log.With("part", "api"))
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true) // joining is one HTTP/1 request on the connection that its proof is bound to
@@ -517,6 +518,7 @@ func (p *parts) serveAPI(ctx context.Context, l net.Listener, serverTLS *tls.Con
 	srv := &http.Server{
 		Protocols: protocols,
 		Handler:   handler, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10,
+		IdleTimeout: 2 * time.Minute, // of anybody: no certificate is needed to connect
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
@@ -524,6 +526,20 @@ func (p *parts) serveAPI(ctx context.Context, l net.Listener, serverTLS *tls.Con
 	if err := srv.Serve(tls.NewListener(l, serverTLS)); err != nil && ctx.Err() == nil {
 		p.a.log.Error("the API has ended", "err", err)
 	}
+}
+
+// heard tells whether this node hears that boot of a node; its own it knows.
+func (p *parts) heard(ctx context.Context, name, boot string) bool {
+	if name == p.a.id.Name {
+		return boot == p.a.id.BootID
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	got := make(chan bool, 1)
+	if err := p.a.loop.ask(ctx, func(b *node.Brain) { got <- b.Hears(name, boot) }); err != nil {
+		return false
+	}
+	return <-got
 }
 
 func (p *parts) dns() (*balance.DNS, error) {

@@ -58,16 +58,23 @@ const (
 	requestsPerSecond = 5 // of one address
 	requestBurst      = 10
 	knownAddresses    = 1024
+	requestTime       = 15 * time.Second // to send a request, which is one packet
 	eventEvery        = 10 * time.Second // an event of a refusal, on average
 	eventBurst        = 5
 )
 
 // Server admits machines and operators. Any member can be one.
 type Server struct {
+	// Heard tells whether heartbeats of that boot of a node arrive here now; nil: nobody knows. To be set
+	// before the first request. A machine that comes in another boot than one that is heard is a copy of it,
+	// or has the same id: its admission would count as proof that the one that is heard has ended.
+	Heard func(ctx context.Context, node, bootID string) bool
+
 	node   string
 	ledger Ledger
 	log    *slog.Logger
 	now    func() time.Time
+	within time.Duration // requestTime
 
 	mu       sync.Mutex
 	limits   map[string]*rate.Limiter
@@ -77,7 +84,7 @@ type Server struct {
 
 // NewServer makes the handler of POST /v1/join on a node. It must be reached over TLS 1.3.
 func NewServer(node string, l Ledger, log *slog.Logger) *Server {
-	return &Server{node: node, ledger: l, log: log, now: time.Now,
+	return &Server{node: node, ledger: l, log: log, now: time.Now, within: requestTime,
 		limits: make(map[string]*rate.Limiter), events: rate.NewLimiter(rate.Every(eventEvery), eventBurst)}
 }
 
@@ -131,10 +138,13 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) (reply []byte, su
 	if err != nil {
 		return nil, "", refuse(http.StatusBadRequest, "%w", err)
 	}
+	// A stranger that sends slowly, or nothing, must not be waited for without end.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.within))
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxMessage))
 	if err != nil {
 		return nil, "", refuse(http.StatusRequestEntityTooLarge, "request is incomplete or longer than %d bytes: %w", maxMessage, err)
 	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // of what follows; the decision may take longer
 	env, err := parseEnvelope(data)
 	if err != nil {
 		return nil, "", refuse(http.StatusBadRequest, "%w", err)
@@ -331,6 +341,10 @@ func (s *Server) admitNode(ctx context.Context, req *Request) (*cluster.Node, er
 		node, event, err := decideNode(st, req)
 		if err != nil || event == "" {
 			return node, err
+		}
+		if old := st.Node(req.Name); old != nil && s.Heard != nil && s.Heard(ctx, old.Name, old.BootID) {
+			return nil, refuse(http.StatusConflict, "node %s is heard in another boot (%.8s): if this machine has just rebooted, it is admitted in a moment; else it is a copy of that machine, or has the same id (%s)",
+				old.Name, old.BootID, req.MachineID)
 		}
 		var rev int64
 		if old := st.Node(req.Name); old != nil {
