@@ -227,7 +227,7 @@ func (p *parts) firstState(ctx context.Context, frozen func()) (*cluster.State, 
 		st, err := p.store.Read(ctx)
 		if err == nil {
 			p.state.Store(st)
-			return st, nil
+			return st, p.a.noteSeen(st)
 		}
 		p.a.log.Warn("waiting for the ledger", "err", err)
 		if since, _ := p.store.Frozen(); since > 0 {
@@ -245,6 +245,9 @@ func (p *parts) firstState(ctx context.Context, frozen func()) (*cluster.State, 
 func (p *parts) watch(ctx context.Context) {
 	var known []string // as remembered for the next agent, which must find the ledger where it is then
 	err := p.store.Watch(ctx, func(st *cluster.State, leader bool) error {
+		if err := p.a.noteSeen(st); err != nil {
+			return err
+		}
 		p.state.Store(st)
 		now := slices.Sorted(slices.Values(p.store.Endpoints()))
 		if len(now) > 0 {
@@ -268,6 +271,7 @@ func (p *parts) watch(ctx context.Context) {
 	})
 	if err != nil && ctx.Err() == nil {
 		p.a.log.Error("the ledger is not watched any more", "err", err)
+		p.a.fail(fmt.Errorf("the ledger is not watched any more: %w", err))
 	}
 }
 

@@ -137,3 +137,32 @@ func TestRestoredLedgerIsNotSeenBeforeItSaysSo(t *testing.T) {
 		}
 	}
 }
+
+// A node that acted on what this copy does not have may run what the restored ledger gives to others: nothing
+// is restored before it has restarted, and it is told what the copy has.
+func TestRestoreWaitsForWhoKnowsMore(t *testing.T) {
+	ctx := newTestCluster(t).ctx()
+	sv := newSurvivor(t, ctx, nil)
+	ask := func(seen func(cluster.Pledge) int64) {
+		p, _ := sv.s.Stranded()
+		p.Seen = seen(p)
+		sv.s.Asked("n2", machine(sv.nodes[1]), bootID(2, 1), p)
+	}
+	ask(func(cluster.Pledge) int64 { return sv.rev + 100 })
+	sv.ask(3, bootID(3, 1))
+	sv.waits(ctx, "n2 has acted on revision")
+	p, ok := sv.s.Stranded()
+	if !ok || p.Copy < sv.rev || p.Copy >= sv.rev+100 {
+		t.Fatalf("got %+v, %v; want it to tell what its copy has, at least %d", p, ok, sv.rev)
+	}
+	ask(func(p cluster.Pledge) int64 { return p.Copy })
+	for {
+		if st, err := sv.s.Read(ctx); err == nil && st.Meta.Incarnation == sv.meta.Incarnation+1 {
+			break
+		}
+		if !pause(ctx, 20*time.Millisecond) {
+			_, waits := sv.s.Frozen()
+			t.Fatalf("not restored: waits for %v", waits)
+		}
+	}
+}

@@ -34,7 +34,11 @@ func (s *Store) Stranded() (cluster.Pledge, bool) {
 	if s.local == nil || s.lost.IsZero() || time.Since(s.lost) < s.cfg.RestoreAfter || s.frozenMeta.ID == "" {
 		return cluster.Pledge{}, false
 	}
-	return cluster.Pledge{ClusterID: s.frozenMeta.ID, Node: s.cfg.Name, BootID: s.cfg.BootID, Incarnation: s.frozenMeta.Incarnation}, true
+	p := cluster.Pledge{ClusterID: s.frozenMeta.ID, Node: s.cfg.Name, BootID: s.cfg.BootID, Incarnation: s.frozenMeta.Incarnation}
+	if s.exact {
+		p.Copy = s.frozenRev
+	}
+	return p, true
 }
 
 // Frozen tells since when the ledger takes no commits, as far as this node knows, and what is missing, in
@@ -72,13 +76,18 @@ func (s *Store) Asked(node, machineID, bootID string, p cluster.Pledge) {
 	if s.lost.IsZero() {
 		return
 	}
-	s.asked[node] = asked{time.Now(), evidence{machineID: machineID, bootID: bootID,
+	now := time.Now()
+	first := now
+	if before, ok := s.asked[node]; ok && before.bootID == bootID && before.machineID == machineID {
+		first = before.begun
+	}
+	s.asked[node] = asked{now, first, evidence{machineID: machineID, bootID: bootID, seen: p.Seen,
 		pledged: p.Node == s.cfg.Name && p.BootID == s.cfg.BootID && p.ClusterID == s.frozenMeta.ID}}
 }
 
-// asked is evidence and when it came.
+// asked is evidence, when it came, and when evidence of that boot first came.
 type asked struct {
-	at time.Time
+	at, begun time.Time
 	evidence
 }
 
@@ -138,7 +147,7 @@ func (s *Store) pledged() error {
 func (s *Store) noteLeader(there bool) {
 	switch {
 	case there:
-		s.lost, s.waits = time.Time{}, nil
+		s.lost, s.waits, s.exact = time.Time{}, nil, false
 		clear(s.asked)
 	case s.lost.IsZero():
 		s.lost = time.Now()
@@ -200,6 +209,8 @@ func (s *Store) recover(ctx context.Context) error {
 // judgement is a verdict, and what a restoration that follows from it has to commit.
 type judgement struct {
 	verdict
+	// complete is the verdict if nothing in the log is left to be applied.
+	complete verdict
 	restoration
 }
 
@@ -227,15 +238,20 @@ func (s *Store) judge(ctx context.Context, v *voter) (j judgement, err error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.frozenMeta = st.Meta
+	s.frozenMeta, s.frozenRev = st.Meta, st.Revision
+	if s.exact {
+		x.revision = st.Revision
+	}
 	if !s.lost.IsZero() {
 		x.without = time.Since(s.lost)
 	}
 	for name, a := range s.asked {
-		a.age = time.Since(a.at)
+		a.age, a.first = time.Since(a.at), time.Since(a.begun)
 		x.asked[name] = a.evidence
 	}
 	j.verdict = judge(x)
+	x.revision = st.Revision
+	j.complete = judge(x)
 	j.restoration = restoration{Incarnation: st.Meta.Incarnation + 1, From: st.Revision, Boots: map[string]string{}}
 	for name, e := range x.asked {
 		j.Boots[name] = e.bootID
@@ -273,10 +289,15 @@ func (s *Store) restore(ctx context.Context, applied uint64, j judgement) (*vote
 			}
 		}
 		// What was left may have named more nodes.
+		s.applied()
 		if j, err = s.judge(ctx, v); err != nil || !j.restore {
 			return v, err
 		}
 		v.kill()
+	}
+	s.applied()
+	if !j.complete.restore {
+		return s.frozen(errors.New(strings.Join(j.complete.waits, "; ")))
 	}
 	old, next := filepath.Join(s.cfg.DataDir, "member"), filepath.Join(s.cfg.DataDir, "restored")
 	if err := os.RemoveAll(next); err != nil {
@@ -312,6 +333,13 @@ func (s *Store) restore(ctx context.Context, applied uint64, j judgement) (*vote
 		s.cfg.Log.Warn("what is left of the old ledger takes memory", "err", err)
 	}
 	return s.finishRestore(ctx)
+}
+
+// applied notes that the own copy has all that is in the log.
+func (s *Store) applied() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.exact = !s.lost.IsZero()
 }
 
 // restorationFile lies beside a database that was restored and does not say so yet.

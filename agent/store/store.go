@@ -41,6 +41,8 @@ type Store struct {
 	lost       time.Time // since when there is no leader, zero while there is one
 	asked      map[string]asked
 	frozenMeta cluster.Meta // of the own copy, when it was last judged
+	frozenRev  int64        // its revision then
+	exact      bool         // nothing in the log is left to be applied, since there is no leader
 	waits      []string     // what a ledger without a majority waits for
 	recovering bool
 	restored   uint64 // incarnation of the ledger that was restored here
