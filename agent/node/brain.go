@@ -226,11 +226,11 @@ func (b *Brain) Stop(reason string) {
 // View is what this node hears of the others.
 func (b *Brain) View() member.View { return b.core.View(b.world.Now()) }
 
-// Hears tells whether heartbeats of that very boot of a node arrive here.
+// Hears tells whether heartbeats of that very boot of a node arrive here, be it lost or not.
 func (b *Brain) Hears(name, boot string) bool {
 	for _, p := range b.View().Peers {
 		if p.Name == name && p.BootID == boot {
-			return p.Alive && heard(&p)
+			return heard(&p)
 		}
 	}
 	return false
