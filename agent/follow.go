@@ -140,8 +140,7 @@ func (p *parts) followOnce(ctx context.Context) error {
 	}
 	st := p.state.Load()
 	if given != nil {
-		to := st.Node(given.Node)
-		if st.Meta.Incarnation > given.Incarnation || to != nil && to.BootID != given.BootID {
+		if since == 0 && over(given, st) {
 			return p.free()
 		}
 		if err := p.store.Promise(given); err != nil { // again, if the agent was restarted
@@ -187,6 +186,17 @@ func (p *parts) followOnce(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// over tells whether the ledger, which answers, says that a promise has ended: it was restored, or the member
+// is in another boot. What is known of a ledger that does not answer may be older than the promise: a node that
+// was cut off while the member came back, and became a voter, still knows the boot before.
+func over(given *cluster.Pledge, st *cluster.State) bool {
+	if st.Revision == 0 { // remembered by the agent before this one
+		return false
+	}
+	to := st.Node(given.Node)
+	return st.Meta.Incarnation > given.Incarnation || to != nil && to.BootID != given.BootID
 }
 
 // free ends a promise: the ledger that it was given to answers.

@@ -69,3 +69,23 @@ func TestSeen(t *testing.T) {
 		t.Error("got no error of a file that cannot be read")
 	}
 }
+
+func TestPromiseIsOver(t *testing.T) {
+	given := &cluster.Pledge{Node: "n1", BootID: "boot-2", Incarnation: 1}
+	node := func(boot string) []cluster.Node { return []cluster.Node{{Name: "n1", BootID: boot}} }
+	for _, tt := range []struct {
+		name string
+		st   cluster.State
+		want bool
+	}{
+		{"as it was", cluster.State{Revision: 9, Nodes: node("boot-2"), Meta: cluster.Meta{Incarnation: 1}}, false},
+		{"restored", cluster.State{Revision: 9, Nodes: node("boot-2"), Meta: cluster.Meta{Incarnation: 2}}, true},
+		{"the member rebooted", cluster.State{Revision: 9, Nodes: node("boot-3"), Meta: cluster.Meta{Incarnation: 1}}, true},
+		{"the member is not known", cluster.State{Revision: 9, Meta: cluster.Meta{Incarnation: 1}}, false},
+		{"remembered", cluster.State{Nodes: node("boot-1"), Meta: cluster.Meta{Incarnation: 1}}, false},
+	} {
+		if got := over(given, &tt.st); got != tt.want {
+			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
