@@ -28,6 +28,9 @@ type membership struct {
 	store *store.Store
 	// resumed: an earlier agent of this boot was the member.
 	resumed bool
+	// nodes are the members as this agent, or the one before it, last knew them: whom to ask while the ledger
+	// does not answer.
+	nodes []cluster.Node
 }
 
 // admittedFile keeps the membership of this boot for the next agent. It holds the heartbeat key.
@@ -264,10 +267,11 @@ type remembered struct {
 	BootID    string
 	Admitted  admission.Admitted
 	Endpoints []string
+	Nodes     []cluster.Node
 }
 
 func (a *Agent) remember(m *membership) error {
-	return a.store(admittedFile, remembered{BootID: a.id.BootID, Admitted: m.Admitted, Endpoints: m.store.Endpoints()})
+	return a.store(admittedFile, remembered{BootID: a.id.BootID, Admitted: m.Admitted, Endpoints: m.store.Endpoints(), Nodes: m.nodes})
 }
 
 // resume continues the membership of an earlier agent of this boot; nil if there was none.
@@ -284,7 +288,7 @@ func (a *Agent) resume(ctx context.Context) (*membership, error) {
 		a.log.Warn("the remembered membership is of no use, joining anew", "err", err)
 		return nil, nil
 	}
-	m := &membership{Admitted: r.Admitted, files: pki.FilesIn(a.path("pki")), resumed: true}
+	m := &membership{Admitted: r.Admitted, files: pki.FilesIn(a.path("pki")), resumed: true, nodes: r.Nodes}
 	if m.net, err = network.Setup(m.Meta.Network, m.Node.Number); err != nil {
 		return nil, err
 	}
@@ -292,7 +296,7 @@ func (a *Agent) resume(ctx context.Context) (*membership, error) {
 	if store.Resumable(cfg) {
 		m.store, err = store.Resume(ctx, cfg, r.Endpoints)
 	} else {
-		m.store, err = store.OpenClient(ctx, cfg, r.Endpoints)
+		m.store, err = store.ResumeClient(cfg, r.Endpoints)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("go on as member %s: %w", &m.Node, err)

@@ -38,6 +38,45 @@ func (a *Agent) promised() (*cluster.Pledge, error) {
 	return &p, nil
 }
 
+// seenFile keeps the newest revision of the ledger that this boot has acted on, for the next agent.
+const seenFile = "seen"
+
+// seenFormat is of one length, so that it is written over in place: that needs no room in a memory that is full.
+const seenFormat = "%020d %020d\n" // incarnation, revision
+
+// noteSeen is called before anything is done because of a state.
+func (a *Agent) noteSeen(st *cluster.State) error {
+	f, err := os.OpenFile(a.path(seenFile), os.O_WRONLY|os.O_CREATE, 0o600)
+	if err == nil {
+		_, err = fmt.Fprintf(f, seenFormat, st.Meta.Incarnation, st.Revision)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("note what is known of the ledger: %w", err)
+	}
+	return nil
+}
+
+// lastSeen is the revision of that incarnation that this boot has acted on last, 0 if none.
+func (a *Agent) lastSeen(incarnation uint64) (int64, error) {
+	data, err := os.ReadFile(a.path(seenFile))
+	if errors.Is(err, os.ErrNotExist) || err == nil && len(data) == 0 {
+		return 0, nil
+	}
+	var of uint64
+	var revision int64
+	if err == nil {
+		_, err = fmt.Sscanf(string(data), seenFormat, &of, &revision)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("what this boot has acted on is not readable, so it must not follow another ledger; reboot the node: %w", err)
+	}
+	if of != incarnation {
+		return 0, nil
+	}
+	return revision, nil
+}
+
 func (a *Agent) released() error {
 	if err := os.Remove(a.path(pledgeFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("take back a promise: %w", err)
@@ -101,8 +140,7 @@ func (p *parts) followOnce(ctx context.Context) error {
 	}
 	st := p.state.Load()
 	if given != nil {
-		to := st.Node(given.Node)
-		if st.Meta.Incarnation > given.Incarnation || to != nil && to.BootID != given.BootID {
+		if since == 0 && over(given, st) {
 			return p.free()
 		}
 		if err := p.store.Promise(given); err != nil { // again, if the agent was restarted
@@ -115,9 +153,23 @@ func (p *parts) followOnce(ctx context.Context) error {
 		if n.Name == p.a.id.Name || given == nil && n.MemberID == 0 || given != nil && n.Name != given.Node {
 			continue
 		}
-		err := p.ask(ctx, n, given)
+		promise := given
+		if given != nil {
+			seen, err := p.a.lastSeen(given.Incarnation)
+			if err != nil {
+				return err
+			}
+			with := *given
+			with.Seen = seen
+			promise = &with
+		}
+		err := p.ask(ctx, n, promise)
 		var alone *admission.Stranded
 		switch {
+		case errors.As(err, &alone) && given != nil && alone.Pledge.Copy > 0 && promise.Seen > alone.Pledge.Copy:
+			(&world{parts: p, ctx: ctx}).Condemn(fmt.Sprintf("this node acted on revision %d of the ledger, and the only copy that is left, that of %s, ends at %d: what is later never happened",
+				promise.Seen, n.Name, alone.Pledge.Copy))
+			return errors.New("this node knows more than is left of the ledger: it reboots")
 		case err == nil && given != nil: // it has a leader again
 			return p.free()
 		case errors.As(err, &alone) && given == nil:
@@ -134,6 +186,17 @@ func (p *parts) followOnce(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// over tells whether the ledger, which answers, says that a promise has ended: it was restored, or the member
+// is in another boot. What is known of a ledger that does not answer may be older than the promise: a node that
+// was cut off while the member came back, and became a voter, still knows the boot before.
+func over(given *cluster.Pledge, st *cluster.State) bool {
+	if st.Revision == 0 { // remembered by the agent before this one
+		return false
+	}
+	to := st.Node(given.Node)
+	return st.Meta.Incarnation > given.Incarnation || to != nil && to.BootID != given.BootID
 }
 
 // free ends a promise: the ledger that it was given to answers.

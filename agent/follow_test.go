@@ -2,6 +2,7 @@ package agent
 
 import (
 	"log/slog"
+	"os"
 	"testing"
 
 	"github.com/skein-os/skein/agent/cluster"
@@ -41,4 +42,50 @@ func TestChoose(t *testing.T) {
 		t.Fatal(err)
 	}
 	step("released", nil, nil)
+}
+
+// What a boot has acted on counts only in the incarnation of the ledger that it was of, and for the next agent.
+func TestSeen(t *testing.T) {
+	a := &Agent{opts: Options{RunDir: t.TempDir()}, log: slog.New(slog.DiscardHandler)}
+	want := func(incarnation uint64, revision int64) {
+		t.Helper()
+		if got, err := a.lastSeen(incarnation); err != nil || got != revision {
+			t.Errorf("incarnation %d: got %d, %v, want %d", incarnation, got, err, revision)
+		}
+	}
+	want(0, 0)
+	for _, rev := range []int64{1_000_000_007, 9} {
+		if err := a.noteSeen(&cluster.State{Revision: rev, Meta: cluster.Meta{Incarnation: 2}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a = &Agent{opts: a.opts, log: a.log}
+	want(2, 9)
+	want(3, 0)
+	if err := os.WriteFile(a.path(seenFile), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.lastSeen(2); err == nil {
+		t.Error("got no error of a file that cannot be read")
+	}
+}
+
+func TestPromiseIsOver(t *testing.T) {
+	given := &cluster.Pledge{Node: "n1", BootID: "boot-2", Incarnation: 1}
+	node := func(boot string) []cluster.Node { return []cluster.Node{{Name: "n1", BootID: boot}} }
+	for _, tt := range []struct {
+		name string
+		st   cluster.State
+		want bool
+	}{
+		{"as it was", cluster.State{Revision: 9, Nodes: node("boot-2"), Meta: cluster.Meta{Incarnation: 1}}, false},
+		{"restored", cluster.State{Revision: 9, Nodes: node("boot-2"), Meta: cluster.Meta{Incarnation: 2}}, true},
+		{"the member rebooted", cluster.State{Revision: 9, Nodes: node("boot-3"), Meta: cluster.Meta{Incarnation: 1}}, true},
+		{"the member is not known", cluster.State{Revision: 9, Meta: cluster.Meta{Incarnation: 1}}, false},
+		{"remembered", cluster.State{Nodes: node("boot-1"), Meta: cluster.Meta{Incarnation: 1}}, false},
+	} {
+		if got := over(given, &tt.st); got != tt.want {
+			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
+		}
+	}
 }

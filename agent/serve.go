@@ -71,7 +71,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 		events: make(chan cluster.Event, 256), wills: make(chan control.Will, 1), decisions: make(chan node.Decided, mostDecisions),
 		local: map[string]cluster.Status{}}
 	defer p.store.Close()
-	p.state.Store(&cluster.State{Meta: m.Meta})
+	p.state.Store(&cluster.State{Meta: m.Meta, Nodes: m.nodes})
 	if err := p.open(); err != nil {
 		return err
 	}
@@ -87,7 +87,24 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 			return err
 		}
 	}
-	first, err := p.firstState(ctx)
+	listener, err := net.Listen("tcp", ":"+strconv.Itoa(cluster.PortAPI))
+	if err != nil {
+		return fmt.Errorf("listen for the API: %w", err)
+	}
+	defer listener.Close()
+	serverTLS, err := pki.ServerTLS(m.files)
+	if err != nil {
+		return err
+	}
+	run := func(f func(context.Context)) { a.wg.Go(func() { f(ctx) }) }
+	// What a ledger that has lost its majority needs to be restored. Nothing of it waits for the ledger.
+	attend := sync.OnceFunc(func() {
+		run(p.store.Keep)
+		run(p.follow)
+		run(func(ctx context.Context) { admission.Announce(ctx, a.token(), a, p.beacon, a.log) })
+		run(func(ctx context.Context) { p.serveAPI(ctx, listener, serverTLS) })
+	})
+	first, err := p.firstState(ctx, attend)
 	if err != nil {
 		return err
 	}
@@ -102,21 +119,12 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	go func() {
 		cancel(a.readPID1(p.runtime.Exited)) // ends with the connection, which outlives this function
 	}()
-	listener, err := net.Listen("tcp", ":"+strconv.Itoa(cluster.PortAPI))
-	if err != nil {
-		return fmt.Errorf("listen for the API: %w", err)
-	}
-	serverTLS, err := pki.ServerTLS(m.files)
-	if err != nil {
-		return err
-	}
 	resolver, err := p.dns()
 	if err != nil {
 		return err
 	}
 	defer resolver.Close()
 
-	run := func(f func(context.Context)) { a.wg.Go(func() { f(ctx) }) }
 	run(func(ctx context.Context) {
 		a.loop.run(ctx, brain, a.ordered, func(err error) { a.log.Warn("heartbeats", "err", err) })
 	})
@@ -125,9 +133,8 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 			cancel(err)
 		}
 	})
+	attend()
 	run(p.watch)
-	run(p.store.Keep)
-	run(p.follow)
 	run(p.publish)
 	run(p.fetchImages)
 	run(p.keepWarm)
@@ -135,8 +142,6 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	run(p.leaveWills)
 	run(p.recordDecisions)
 	run(p.keepLinks)
-	run(func(ctx context.Context) { admission.Announce(ctx, a.token(), a, p.beacon, a.log) })
-	run(func(ctx context.Context) { p.serveAPI(ctx, listener, serverTLS) })
 	a.log.Info("node is a member", "node", self.Name, "number", self.Number, "epoch", self.Epoch, "cluster", m.Meta.Name)
 	<-ctx.Done()
 	if !a.ordered() && a.opts.Crash != nil {
@@ -216,14 +221,18 @@ func (p *parts) close() {
 }
 
 // firstState reads the ledger until it answers: a node that has just joined may find an election going on.
-func (p *parts) firstState(ctx context.Context) (*cluster.State, error) {
+// frozen is called when the ledger has lost its majority: an answer may need what it starts.
+func (p *parts) firstState(ctx context.Context, frozen func()) (*cluster.State, error) {
 	for {
 		st, err := p.store.Read(ctx)
 		if err == nil {
 			p.state.Store(st)
-			return st, nil
+			return st, p.a.noteSeen(st)
 		}
 		p.a.log.Warn("waiting for the ledger", "err", err)
+		if since, _ := p.store.Frozen(); since > 0 {
+			frozen()
+		}
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
@@ -234,14 +243,24 @@ func (p *parts) firstState(ctx context.Context) (*cluster.State, error) {
 
 // watch brings each new state of the ledger to the brain and to who follows.
 func (p *parts) watch(ctx context.Context) {
-	var voters []string // as remembered for the next agent, which must find the ledger where it is then
+	var known []string // as remembered for the next agent, which must find the ledger where it is then
 	err := p.store.Watch(ctx, func(st *cluster.State, leader bool) error {
+		if err := p.a.noteSeen(st); err != nil {
+			return err
+		}
 		p.state.Store(st)
-		if now := slices.Sorted(slices.Values(p.store.Endpoints())); len(now) > 0 && !slices.Equal(now, voters) {
+		now := slices.Sorted(slices.Values(p.store.Endpoints()))
+		if len(now) > 0 {
+			for _, n := range st.Nodes {
+				now = append(now, fmt.Sprintf("%s %d %s %x", n.Name, n.Number, n.BootID, n.MemberID))
+			}
+		}
+		if len(now) > 0 && !slices.Equal(now, known) {
+			p.m.nodes = st.Nodes
 			if err := p.a.remember(p.m); err != nil {
 				p.a.log.Warn("an agent that is restarted may not find the ledger", "err", err)
 			} else {
-				voters = now
+				known = now
 			}
 		}
 		p.a.loop.must(ctx, func(b *node.Brain) { b.Ledger(st, leader) })
@@ -252,6 +271,7 @@ func (p *parts) watch(ctx context.Context) {
 	})
 	if err != nil && ctx.Err() == nil {
 		p.a.log.Error("the ledger is not watched any more", "err", err)
+		p.a.fail(fmt.Errorf("the ledger is not watched any more: %w", err))
 	}
 }
 
@@ -495,6 +515,7 @@ func (p *parts) beacon() admission.Beacon {
 
 func (p *parts) serveAPI(ctx context.Context, l net.Listener, serverTLS *tls.Config) {
 	join := admission.NewServer(p.a.id.Name, p.store, p.a.log.With("part", "admission"))
+	join.Heard = p.heard
 	handler := api.NewServer(&backend{parts: p}, join, pki.Caller, p.a.log.With("part", "api"))
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true) // joining is one HTTP/1 request on the connection that its proof is bound to
@@ -504,6 +525,7 @@ func (p *parts) serveAPI(ctx context.Context, l net.Listener, serverTLS *tls.Con
 	srv := &http.Server{
 		Protocols: protocols,
 		Handler:   handler, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10,
+		IdleTimeout: 2 * time.Minute, // of anybody: no certificate is needed to connect
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
@@ -511,6 +533,20 @@ func (p *parts) serveAPI(ctx context.Context, l net.Listener, serverTLS *tls.Con
 	if err := srv.Serve(tls.NewListener(l, serverTLS)); err != nil && ctx.Err() == nil {
 		p.a.log.Error("the API has ended", "err", err)
 	}
+}
+
+// heard tells whether this node hears that boot of a node; its own it knows.
+func (p *parts) heard(ctx context.Context, name, boot string) bool {
+	if name == p.a.id.Name {
+		return boot == p.a.id.BootID
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	got := make(chan bool, 1)
+	if err := p.a.loop.ask(ctx, func(b *node.Brain) { got <- b.Hears(name, boot) }); err != nil {
+		return false
+	}
+	return <-got
 }
 
 func (p *parts) dns() (*balance.DNS, error) {

@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"bufio"
 	"context"
 	"crypto/ecdsa"
 	"crypto/tls"
@@ -235,6 +236,62 @@ func TestJoinAndRejoin(t *testing.T) {
 	}
 }
 
+// Another machine under the name of a lost one: its record would count as the proof that the lost one has
+// ended, so there must be a proof before.
+func TestAnotherMachineInPlaceOfALostOne(t *testing.T) {
+	lost := cluster.Node{Name: "n2", Number: 2, MachineID: "machine-2", BootID: "boot-id-1", State: cluster.NodeLost}
+	req := request("n2", "9", "7")
+	for _, tt := range []struct {
+		name   string
+		fences []cluster.Fence
+		want   bool
+	}{
+		{name: "nothing is known of it"},
+		{name: "being fenced", fences: []cluster.Fence{{Node: "n2", BootID: "boot-id-1", State: cluster.FenceRunning}}},
+		{name: "an earlier boot was off", fences: []cluster.Fence{{Node: "n2", BootID: "boot-id-0", State: cluster.FenceOff}}},
+		{name: "another node is off", fences: []cluster.Fence{{Node: "n3", BootID: "boot-id-1", State: cluster.FenceOff}}},
+		{name: "it is off", want: true, fences: []cluster.Fence{{Node: "n2", BootID: "boot-id-1", State: cluster.FenceOff}}},
+	} {
+		st := &cluster.State{Revision: 9, Nodes: []cluster.Node{lost}, Fences: tt.fences}
+		n, _, err := decideNode(st, &req)
+		if (err == nil) != tt.want {
+			t.Errorf("%s: got %v, want admitted %v", tt.name, err, tt.want)
+		}
+		if tt.want && (n == nil || n.MachineID != req.MachineID || n.BootID != req.BootID) {
+			t.Errorf("%s: got %+v, want the new machine", tt.name, n)
+		}
+		if err != nil && !strings.Contains(err.Error(), "skein fence confirm n2") {
+			t.Errorf("%s: got %v, want what the operator can do", tt.name, err)
+		}
+	}
+}
+
+// A copy of a machine, or one with the same id, must not prove that the other has ended while it is heard.
+func TestNotAdmittedWhileAnotherBootIsHeard(t *testing.T) {
+	m := newMember(t, nil)
+	srv := NewServer("n1", m.ledger, slog.New(slog.DiscardHandler))
+	heard := ""
+	srv.Heard = func(_ context.Context, node, boot string) bool { return node+" "+boot == heard }
+	addr := serveTLS(t, m.files, srv)
+	for _, step := range []struct {
+		boot, heard string
+		want        bool
+	}{
+		{"1", "", true},
+		{"1", "n2 boot-id-1", true}, // its certificate is about to end
+		{"2", "n2 boot-id-1", false},
+		{"2", "", true},
+		{"3", "n2 boot-id-1", true}, // of one that is over
+		{"4", "n2 boot-id-3", false},
+	} {
+		heard = step.heard
+		_, err := Join(t.Context(), addr, m.token, newKey(t), request("n2", "2", step.boot))
+		if (err == nil) != step.want || err != nil && !strings.Contains(err.Error(), "heard in another boot") {
+			t.Errorf("boot %s while %q is heard: got %v, want admitted %v", step.boot, step.heard, err, step.want)
+		}
+	}
+}
+
 func TestNotAdmitted(t *testing.T) {
 	operator := newKey(t)
 	m := newMember(t, operator)
@@ -397,6 +454,32 @@ func TestManyRequestsAreLimited(t *testing.T) {
 	defer m.ledger.mu.Unlock()
 	if !limited || len(m.ledger.events) > eventBurst+2 {
 		t.Errorf("limited %v, events %d", limited, len(m.ledger.events))
+	}
+}
+
+// A stranger that begins a request and does not end it is not waited for.
+func TestSlowRequestEnds(t *testing.T) {
+	m := newMember(t, nil)
+	srv := NewServer("n1", m.ledger, slog.New(slog.DiscardHandler))
+	srv.within = 20 * time.Millisecond
+	c, err := tls.Dial("tcp", serveTLS(t, m.files, srv).String(), &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(c, "POST /v1/join HTTP/1.1\r\nHost: n1\r\nContent-Length: 100\r\n\r\n{"); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatalf("got %v, want an answer without the rest of the request", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusRequestEntityTooLarge {
+		t.Errorf("got %s, want a refusal of an incomplete request", resp.Status)
 	}
 }
 

@@ -58,16 +58,23 @@ const (
 	requestsPerSecond = 5 // of one address
 	requestBurst      = 10
 	knownAddresses    = 1024
+	requestTime       = 15 * time.Second // to send a request, which is one packet
 	eventEvery        = 10 * time.Second // an event of a refusal, on average
 	eventBurst        = 5
 )
 
 // Server admits machines and operators. Any member can be one.
 type Server struct {
+	// Heard tells whether heartbeats of that boot of a node arrive here now; nil: nobody knows. To be set
+	// before the first request. A machine that comes in another boot than one that is heard is a copy of it,
+	// or has the same id: its admission would count as proof that the one that is heard has ended.
+	Heard func(ctx context.Context, node, bootID string) bool
+
 	node   string
 	ledger Ledger
 	log    *slog.Logger
 	now    func() time.Time
+	within time.Duration // requestTime
 
 	mu       sync.Mutex
 	limits   map[string]*rate.Limiter
@@ -77,7 +84,7 @@ type Server struct {
 
 // NewServer makes the handler of POST /v1/join on a node. It must be reached over TLS 1.3.
 func NewServer(node string, l Ledger, log *slog.Logger) *Server {
-	return &Server{node: node, ledger: l, log: log, now: time.Now,
+	return &Server{node: node, ledger: l, log: log, now: time.Now, within: requestTime,
 		limits: make(map[string]*rate.Limiter), events: rate.NewLimiter(rate.Every(eventEvery), eventBurst)}
 }
 
@@ -131,10 +138,13 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) (reply []byte, su
 	if err != nil {
 		return nil, "", refuse(http.StatusBadRequest, "%w", err)
 	}
+	// A stranger that sends slowly, or nothing, must not be waited for without end.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.within))
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxMessage))
 	if err != nil {
 		return nil, "", refuse(http.StatusRequestEntityTooLarge, "request is incomplete or longer than %d bytes: %w", maxMessage, err)
 	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // of what follows; the decision may take longer
 	env, err := parseEnvelope(data)
 	if err != nil {
 		return nil, "", refuse(http.StatusBadRequest, "%w", err)
@@ -332,6 +342,10 @@ func (s *Server) admitNode(ctx context.Context, req *Request) (*cluster.Node, er
 		if err != nil || event == "" {
 			return node, err
 		}
+		if old := st.Node(req.Name); old != nil && s.Heard != nil && s.Heard(ctx, old.Name, old.BootID) {
+			return nil, refuse(http.StatusConflict, "node %s is heard in another boot (%.8s): if this machine has just rebooted, it is admitted in a moment; else it is a copy of that machine, or has the same id (%s)",
+				old.Name, old.BootID, req.MachineID)
+		}
 		var rev int64
 		if old := st.Node(req.Name); old != nil {
 			rev = old.Revision
@@ -383,6 +397,11 @@ func decideNode(st *cluster.State, req *Request) (node *cluster.Node, event stri
 	case old.MachineID != req.MachineID && old.State != cluster.NodeLost:
 		return nil, "", refuse(http.StatusConflict, "the name %s belongs to another machine (id %s), which is %s: give this machine another name, or remove that node first with 'skein node rm %s'",
 			req.Name, old.MachineID, old.State, req.Name)
+	case old.MachineID != req.MachineID && !provenOff(st, old):
+		// A record in another boot counts as proof that the boot before has ended (package takeover). It is
+		// one only if the machine is the same.
+		return nil, "", refuse(http.StatusConflict, "the name %s belongs to another machine (id %s), which is lost and may still run: give this machine another name; or, if you know that %[1]s is off, say so with 'skein fence confirm %[1]s'",
+			req.Name, old.MachineID)
 	case old.MachineID != req.MachineID:
 		return &n, fmt.Sprintf("%s was admitted on another machine, in place of the lost one", &n), nil
 	case old.BootID == req.BootID && old.State == cluster.NodeLost:
@@ -398,6 +417,12 @@ func decideNode(st *cluster.State, req *Request) (node *cluster.Node, event stri
 		n.State, n.Reason = cluster.NodeDrained, "drained before it rebooted"
 	}
 	return &n, fmt.Sprintf("%s was admitted again after a reboot", &n), nil
+}
+
+// provenOff tells whether the power controller of a node, or an operator, has said that its boot has ended.
+func provenOff(st *cluster.State, n *cluster.Node) bool {
+	f := st.Fence(n.Name)
+	return f != nil && f.BootID == n.BootID && f.State == cluster.FenceOff
 }
 
 func freeNumber(st *cluster.State) (uint8, error) {

@@ -306,6 +306,42 @@ func TestRemoveNodeOnlyWhenEmpty(t *testing.T) {
 	}
 }
 
+// Removing a node is the operator's word that it is off (package takeover): it must not be given unasked.
+func TestRemoveNodeIsNoProofByAccident(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		change  func(*memory)
+		refused bool
+	}{
+		{"waits for its end", func(*memory) {}, true},
+		{"has said that it waits", func(m *memory) {
+			m.state.Statuses = []cluster.Status{{ID: "demo.db.1.b", Node: "n1", State: cluster.InstancePending}}
+		}, true},
+		{"runs since the proof", func(m *memory) {
+			m.state.Statuses = []cluster.Status{{ID: "demo.db.1.b", Node: "n1", State: cluster.InstanceRunning}}
+		}, false},
+		{"is content with its lease", func(m *memory) { m.state.Instances[0].Spec.Safety = cluster.SafetyLease }, false},
+		{"waits for an earlier boot", func(m *memory) { m.state.Instances[0].After.BootID = "b1" }, false},
+		{"off", func(m *memory) {
+			m.state.Fences = []cluster.Fence{{Node: "n2", BootID: "b2", State: cluster.FenceOff}}
+		}, false},
+		{"an earlier boot was off", func(m *memory) {
+			m.state.Fences = []cluster.Fence{{Node: "n2", BootID: "b1", State: cluster.FenceOff}}
+		}, true},
+	} {
+		m := newMemory("n1")
+		m.state.Nodes[1].State = cluster.NodeLost
+		m.state.Instances = []cluster.Instance{{ID: "demo.db.1.b", Stack: "demo", Service: "db", Slot: 1, Node: "n1", BootID: "b1",
+			After: &cluster.Owner{Node: "n2", BootID: "b2"}, Spec: cluster.Service{Safety: cluster.SafetyPower}}}
+		tt.change(m)
+		c, _ := serve(t, m, RoleOperator)
+		err := c.RemoveNode(t.Context(), "n2")
+		if (err != nil) != tt.refused || tt.refused && (!strings.Contains(err.Error(), "skein fence confirm n2") || len(m.committed) > 0) {
+			t.Errorf("%s: got %v, %d commits, want refused %v", tt.name, err, len(m.committed), tt.refused)
+		}
+	}
+}
+
 func TestEventsGoOnWhereTheyEnded(t *testing.T) {
 	c, _ := serve(t, newMemory("n1"), RoleOperator)
 	var got []uint64

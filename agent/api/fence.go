@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 
@@ -57,6 +58,9 @@ func (s *Server) setBMC(w http.ResponseWriter, r *http.Request) error {
 	if err := fence.Check(&b); err != nil {
 		return badRequest("power controller of %s: %w", b.Node, err)
 	}
+	if other, addr := sameController(st, &b); other != "" {
+		return conflict("power controller of %s: %s is that of %s; with --system a service that manages several machines tells them apart", b.Node, addr, other)
+	}
 	_, who := s.role(r)
 	var revision int64
 	if old := st.BMC(b.Node); old != nil {
@@ -74,6 +78,24 @@ func (s *Server) setBMC(w http.ResponseWriter, r *http.Request) error {
 	}
 	writeJSON(w, http.StatusOK, b)
 	return nil
+}
+
+// sameController finds another node with the same power controller: one of the two would be proven off by the
+// power of the other.
+func sameController(st *cluster.State, b *cluster.BMC) (node, address string) {
+	for i := range st.BMCs {
+		o := &st.BMCs[i]
+		// One that names no system manages one only.
+		if o.Node == b.Node || o.System != b.System && o.System != "" && b.System != "" {
+			continue
+		}
+		for _, a := range b.Addresses {
+			if slices.Contains(o.Addresses, a) {
+				return o.Node, a
+			}
+		}
+	}
+	return "", ""
 }
 
 func (s *Server) bmc(r *http.Request) (*cluster.BMC, error) {

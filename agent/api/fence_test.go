@@ -96,3 +96,31 @@ func TestBMC(t *testing.T) {
 		t.Errorf("an unknown node: got %v", err)
 	}
 }
+
+// Two nodes with one controller: the power of one would prove the end of the other.
+func TestOneControllerForTwoNodes(t *testing.T) {
+	for _, tt := range []struct {
+		name        string
+		have, wants cluster.BMC
+		refused     bool
+	}{
+		{"its own again", cluster.BMC{Node: "n2", Addresses: []string{"192.0.2.7:443"}}, cluster.BMC{Addresses: []string{"192.0.2.7"}}, false},
+		{"another one", cluster.BMC{Node: "n1", Addresses: []string{"192.0.2.7:443"}}, cluster.BMC{Addresses: []string{"192.0.2.8"}}, false},
+		{"that of n1", cluster.BMC{Node: "n1", Addresses: []string{"192.0.2.7:443"}}, cluster.BMC{Addresses: []string{"192.0.2.8", "192.0.2.7"}}, true},
+		{"another system of it", cluster.BMC{Node: "n1", Addresses: []string{"192.0.2.7:443"}, System: "/redfish/v1/Systems/1"},
+			cluster.BMC{Addresses: []string{"192.0.2.7"}, System: "/redfish/v1/Systems/2"}, false},
+		{"the same system of it", cluster.BMC{Node: "n1", Addresses: []string{"192.0.2.7:443"}, System: "/redfish/v1/Systems/1"},
+			cluster.BMC{Addresses: []string{"192.0.2.7"}, System: "/redfish/v1/Systems/1"}, true},
+		{"whichever system of it", cluster.BMC{Node: "n1", Addresses: []string{"192.0.2.7:443"}, System: "/redfish/v1/Systems/1"},
+			cluster.BMC{Addresses: []string{"192.0.2.7"}}, true},
+	} {
+		m := newMemory("n1")
+		m.state.BMCs = []cluster.BMC{tt.have}
+		c, _ := serve(t, m, RoleOperator)
+		tt.wants.Node, tt.wants.User, tt.wants.Fingerprint = "n2", "admin", strings.Repeat("ab", 32)
+		_, err := c.SetBMC(t.Context(), BMCRequest{BMC: tt.wants, Password: "p"})
+		if (err != nil) != tt.refused || tt.refused && (!strings.Contains(err.Error(), "n1") || len(m.committed) > 0) {
+			t.Errorf("%s: got %v, %d commits, want refused %v", tt.name, err, len(m.committed), tt.refused)
+		}
+	}
+}

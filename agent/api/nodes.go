@@ -67,6 +67,9 @@ func (s *Server) removeNode(w http.ResponseWriter, r *http.Request) error {
 			return conflict("node %s still owns %s: its services have not been taken over yet", n.Name, in.ID)
 		}
 	}
+	if id := waitsForEnd(s.backend.State(), n); id != "" {
+		return conflict("%s waits for proof that node %s is off, and its removal would count as that: if you know that it is off, say so first with 'skein fence confirm %[2]s'", id, n.Name)
+	}
 	_, who := s.role(r)
 	t := cluster.Txn{
 		Conditions: []cluster.Condition{{Key: n.Key(), Revision: n.Revision}},
@@ -80,6 +83,24 @@ func (s *Server) removeNode(w http.ResponseWriter, r *http.Request) error {
 	}
 	writeJSON(w, http.StatusOK, n)
 	return nil
+}
+
+// waitsForEnd finds an instance that may not start before this boot of the node has certainly ended: its class
+// is not content with the end of a lease, there is no proof yet, and it has reported nothing but that it waits.
+func waitsForEnd(st *cluster.State, n *cluster.Node) string {
+	if f := st.Fence(n.Name); f != nil && f.BootID == n.BootID && f.State == cluster.FenceOff {
+		return ""
+	}
+	for i := range st.Instances {
+		in := &st.Instances[i]
+		if in.After == nil || in.After.Node != n.Name || in.After.BootID != n.BootID || in.Spec.Safety == cluster.SafetyLease {
+			continue
+		}
+		if s := st.Status(in.ID); s == nil || s.State == cluster.InstancePending {
+			return in.ID
+		}
+	}
+	return ""
 }
 
 // restartAgent has a node's agent end, for its PID 1 to start a new one. Services go on.

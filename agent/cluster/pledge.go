@@ -9,4 +9,9 @@ type Pledge struct {
 	Node        string `json:"node"`
 	BootID      string `json:"boot_id"`
 	Incarnation uint64 `json:"incarnation"` // of the ledger when it was given
+	// Copy is the revision of the member's copy, if it is known for certain what is in it. Seen is the newest
+	// revision that the promising boot has acted on, of that incarnation. If Seen is later, the boot must end:
+	// it may run what the restored ledger gives to others.
+	Copy int64 `json:"copy,omitempty"`
+	Seen int64 `json:"seen,omitempty"`
 }

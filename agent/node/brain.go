@@ -68,6 +68,7 @@ type Brain struct {
 	ranOnce  bool
 	held     []Floating
 	heldTill time.Duration
+	heldOnce bool // World.Hold was called
 	routes   []Route
 
 	quietAt map[string]time.Duration // peer -> when World.Quiet was last called for it
@@ -224,6 +225,16 @@ func (b *Brain) Stop(reason string) {
 
 // View is what this node hears of the others.
 func (b *Brain) View() member.View { return b.core.View(b.world.Now()) }
+
+// Hears tells whether heartbeats of that very boot of a node arrive here, be it lost or not.
+func (b *Brain) Hears(name, boot string) bool {
+	for _, p := range b.View().Peers {
+		if p.Name == name && p.BootID == boot {
+			return heard(&p)
+		}
+	}
+	return false
+}
 
 // Ended tells why this brain does nothing any more; empty while it does.
 func (b *Brain) Ended() string { return b.ended }

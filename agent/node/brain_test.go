@@ -439,3 +439,20 @@ func TestQuiet(t *testing.T) {
 		t.Errorf("got %v quiet, want none: both at once is our own links", s.quiet)
 	}
 }
+
+func TestHears(t *testing.T) {
+	s, st := newStage(t, 3)
+	if !s.brain.Hears("n2", "n2-1") || s.brain.Hears("n2", "n2-0") || s.brain.Hears("n9", "n2-1") {
+		t.Error("want n2 heard in its boot, in no other, and nobody else")
+	}
+	s.brain.Ledger(next(st, func(st *cluster.State) { st.Nodes[1].State = cluster.NodeLost }), false)
+	s.pass(time.Second)
+	if !s.brain.Hears("n2", "n2-1") {
+		t.Error("want n2 heard, lost as it is: it has not ended")
+	}
+	s.deaf["n2"] = true
+	s.pass(2 * time.Second)
+	if s.brain.Hears("n2", "n2-1") || !s.brain.Hears("n3", "n3-1") {
+		t.Error("want n2 silent and n3 heard")
+	}
+}

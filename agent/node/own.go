@@ -99,6 +99,14 @@ func (b *Brain) run() {
 	b.world.Run(list)
 }
 
+// withdraws tells whether an instance that has addresses is over, or on its way there. As long as this brain
+// has not told the kernel anything, the kernel may still answer on what an earlier agent of this boot held.
+func (b *Brain) withdraws() bool {
+	return slices.ContainsFunc(b.order, func(a *assignment) bool {
+		return a.reported && a.want.State != cluster.InstanceRunning && plan.HoldsFloating(&a.in)
+	})
+}
+
 // hold answers on the floating addresses of what runs here and is cleared, until the lease ends.
 func (b *Brain) hold() {
 	var list []Floating
@@ -113,10 +121,10 @@ func (b *Brain) hold() {
 			})
 		}
 	}
-	same := reflect.DeepEqual(list, b.held)
+	same := reflect.DeepEqual(list, b.held) && (b.heldOnce || !b.withdraws())
 	if same && (len(list) == 0 || b.view.LeaseUntil == b.heldTill) {
 		return
 	}
-	b.held, b.heldTill = list, b.view.LeaseUntil
+	b.held, b.heldTill, b.heldOnce = list, b.view.LeaseUntil, true
 	b.world.Hold(list, b.heldTill)
 }

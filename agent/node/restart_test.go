@@ -159,3 +159,48 @@ func TestResumedAgentTellsAndGoesOn(t *testing.T) {
 		t.Errorf("got %d events of the return, want 1: %v", got, s.events)
 	}
 }
+
+// The kernel may still answer on an address that the agent before this one held: it must be withdrawn before
+// the ledger hears that the instance ended, or the next owner would answer beside it.
+func TestResumedAgentWithdrawsAnAddressBeforeItReportsTheEnd(t *testing.T) {
+	for _, state := range []cluster.InstanceState{cluster.InstanceFailed, cluster.InstanceStopped, cluster.InstanceRestarting} {
+		s, st := newStage(t, 3)
+		web := webOn("n1")
+		st = next(st, func(st *cluster.State) {
+			st.Instances = []cluster.Instance{web}
+			st.Statuses = []cluster.Status{{ID: web.ID, Node: "n1", State: cluster.InstanceRunning}}
+		})
+		self := testNode(1)
+		self.Epoch = 50
+		s.brain = New(self, Config{Member: testMember, Resumed: true}, s)
+		s.brain.Ledger(st, false)
+		s.calls = nil
+		s.brain.Report(cluster.Status{ID: web.ID, State: state})
+		if want := []string{"hold 0", "commit"}; !slices.Equal(s.calls, want) {
+			t.Errorf("%s: got %v, want %v", state, s.calls, want)
+		}
+	}
+}
+
+// What runs goes on: its address is not dropped while the new agent finds its way.
+func TestResumedAgentKeepsAnAddressThatItDoesNotKnowToBeOver(t *testing.T) {
+	s, st := newStage(t, 3)
+	web := webOn("n1")
+	other := webOn("n1")
+	other.ID, other.Slot = "demo.web.2.b", 2
+	st = next(st, func(st *cluster.State) { st.Instances = []cluster.Instance{web, other} })
+	self := testNode(1)
+	self.Epoch = 50
+	s.brain = New(self, Config{Member: testMember, Resumed: true}, s)
+	s.calls = nil
+	s.brain.Ledger(st, false)
+	s.brain.Report(cluster.Status{ID: other.ID, State: cluster.InstanceFailed})
+	if slices.Contains(s.calls, "hold 0") {
+		t.Errorf("got %v: the address of an instance that may run was dropped", s.calls)
+	}
+	s.brain.Report(cluster.Status{ID: web.ID, State: cluster.InstanceRunning})
+	s.pass(time.Second)
+	if len(s.held) != 1 || s.until <= s.now {
+		t.Errorf("got %v held until %v at %v, want the address", s.held, s.until, s.now)
+	}
+}

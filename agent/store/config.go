@@ -22,6 +22,8 @@ const (
 	// finds the loss no sooner and was a third of what an idle voter has to do.
 	DefaultHeartbeat = 100 * time.Millisecond
 	DefaultElection  = 500 * time.Millisecond
+	// DefaultQuota is the size at which a ledger takes no more commits. It is memory of each voter.
+	DefaultQuota = 256 << 20
 	// DefaultVoters is how many nodes vote once there are that many nodes.
 	DefaultVoters = 3
 	// DefaultTryTimeout is how long one endpoint may take over a request before the next is asked, at
@@ -51,7 +53,9 @@ type Config struct {
 	Log                  *slog.Logger  `json:"-"`
 	KeepEvery            time.Duration // how often Keep looks at the voters, 1 s if zero
 	KeptEvents           int           // how many events are kept, 1000 if zero
+	Quota                int64         // bytes that a voter's copy may take, DefaultQuota if zero
 	RestoreAfter         time.Duration // DefaultRestoreAfter if zero
+	private              bool          // a voter's clients are those of its own process only
 	WatchSilence         time.Duration // a watch that hears nothing for this long changes its endpoint, 1 s if zero
 }
 
@@ -76,6 +80,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.CommitTimeout = cmp.Or(c.CommitTimeout, DefaultCommitTimeout)
 	c.KeepEvery = cmp.Or(c.KeepEvery, time.Second)
 	c.KeptEvents = cmp.Or(c.KeptEvents, 1000)
+	c.Quota = cmp.Or(c.Quota, DefaultQuota)
 	c.RestoreAfter = cmp.Or(c.RestoreAfter, DefaultRestoreAfter)
 	c.WatchSilence = cmp.Or(c.WatchSilence, time.Second)
 	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))

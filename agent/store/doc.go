@@ -28,12 +28,16 @@
 //     node's own machine; not more than half a minute ago;
 //   - a boot in which it has no vote, as far as S's list of members goes: as a rule a new one. Each boot
 //     that did vote is then known to have ended;
-//   - a pledge: it will enter the ledger, and become a voter, only through this boot of S.
+//   - a pledge: it will enter the ledger, and become a voter, only through this boot of S;
+//   - if it did not restart: word that it has acted on nothing that S's log does not have, given after those
+//     that did restart were first heard. Otherwise it may run what the restored ledger gives to others, so
+//     it has to restart too, and does so by itself when S tells it what its log has.
 //
 // Then all that is in S's log becomes part of the ledger, the database becomes that of a new cluster (etcd's
 // own restore) with S alone, the revision rises by a thousand million, and a transaction raises
-// Meta.Incarnation, notes the revision that was restored, and names the new boots of the nodes. The rest is
-// what happens after any reboot.
+// Meta.Incarnation, notes the revision that was restored, and names the new boots of the nodes, before anybody
+// else can read it. If S's agent ends anywhere in between, the next one finishes it. The rest is what happens
+// after any reboot.
 //
 // Why nobody else can have a majority, now or later. A majority of the members that S knows has one of
 // them besides S, and the boots of all of these have ended. Members that S does not know may have been

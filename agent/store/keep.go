@@ -37,6 +37,9 @@ func (s *Store) Keep(ctx context.Context) {
 }
 
 func (s *Store) keep(ctx context.Context) error {
+	if err := s.keepSmall(ctx); err != nil && ctx.Err() == nil {
+		s.cfg.Log.Error("the ledger's size is not as it should be", "err", err)
+	}
 	if s.Voter() && !s.Leader() {
 		return s.recover(ctx)
 	}
@@ -91,7 +94,19 @@ func (s *Store) keepOnce(ctx context.Context) error {
 		return err
 	}
 	d := keepVoters(st, members, s.cfg.Voters)
+	voters := 0
+	for _, m := range members {
+		if !m.IsLearner {
+			voters++
+		}
+	}
 	for _, m := range d.remove {
+		if !m.member.IsLearner {
+			if voters == 1 {
+				return fmt.Errorf("member %q is the last voter and must not be removed, although %s", m.member.Name, m.why)
+			}
+			voters--
+		}
 		if err := mayRemove(st, m.member, s.cfg.memberName()); err != nil {
 			return err
 		}

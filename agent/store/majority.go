@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -25,6 +26,8 @@ type evidence struct {
 	// pledged: it is no voter and promised to become one only in the ledger of this very boot of this node.
 	pledged bool
 	age     time.Duration // since it last asked
+	first   time.Duration // since it first asked in this boot
+	seen    int64         // the newest revision that this boot has acted on
 }
 
 // stranded is all that the decision to restore depends on.
@@ -36,6 +39,8 @@ type stranded struct {
 	voter   bool         // this node's member is among them and votes
 	nodes   []cluster.Node
 	asked   map[string]evidence // by node
+	// revision of the own copy, if nothing in the log is left to be applied; 0: there may be more.
+	revision int64
 }
 
 // copyHolder is an etcd member: who may have a copy of the ledger.
@@ -62,6 +67,7 @@ func judge(x stranded) verdict {
 		wait("the others have removed this node's member")
 	}
 	known := map[string]bool{}
+	ended := x.ended()
 	for i := range x.nodes {
 		n := &x.nodes[i]
 		known[n.Name] = true
@@ -81,6 +87,10 @@ func judge(x stranded) verdict {
 			wait("%s has not yet promised to follow %s", n.Name, x.self.Name)
 		case e.age > freshFor:
 			wait("%s has not asked again for %s: is it still on?", n.Name, e.age.Round(time.Second))
+		case e.bootID == n.BootID && e.age > ended:
+			wait("%s has not asked again since the others restarted: it may have heard from them until then", n.Name)
+		case x.revision > 0 && e.seen > x.revision:
+			wait("%s has acted on revision %d of the ledger, of which this copy has no more than %d: restart it", n.Name, e.seen, x.revision)
 		}
 	}
 	if !known[x.self.Name] {
@@ -101,4 +111,15 @@ func judge(x stranded) verdict {
 	}
 	v.restore = len(v.waits) == 0
 	return v
+}
+
+// ended is for how long all boots that may have voted and restarted are known to be over.
+func (x *stranded) ended() time.Duration {
+	d := time.Duration(math.MaxInt64)
+	for i := range x.nodes {
+		if e, ok := x.asked[x.nodes[i].Name]; ok && e.bootID != x.nodes[i].BootID {
+			d = min(d, e.first)
+		}
+	}
+	return d
 }

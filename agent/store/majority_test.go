@@ -53,6 +53,28 @@ func TestJudge(t *testing.T) {
 			x.members = slices.Delete(x.members, 1, 2)
 			ask(x, "n2", func(r *evidence) { r.bootID = x.nodes[1].BootID })
 		}, ""},
+		{"a worker that did not restart knows more", func(x *stranded) {
+			x.members, x.revision = slices.Delete(x.members, 1, 2), 10
+			ask(x, "n2", func(r *evidence) { r.bootID, r.seen = x.nodes[1].BootID, 11 })
+		}, "n2 has acted on revision 11"},
+		{"a worker that did not restart knows as much", func(x *stranded) {
+			x.members, x.revision = slices.Delete(x.members, 1, 2), 10
+			ask(x, "n2", func(r *evidence) { r.bootID, r.seen = x.nodes[1].BootID, 10 })
+		}, ""},
+		{"a worker knows more than is applied so far", func(x *stranded) {
+			x.members = slices.Delete(x.members, 1, 2)
+			ask(x, "n2", func(r *evidence) { r.bootID, r.seen = x.nodes[1].BootID, 11 })
+		}, ""},
+		{"a worker may have heard more since it asked", func(x *stranded) {
+			x.members = slices.Delete(x.members, 1, 2)
+			ask(x, "n2", func(r *evidence) { r.bootID, r.age, r.first = x.nodes[1].BootID, 20*time.Second, time.Hour })
+			ask(x, "n3", func(r *evidence) { r.first = 10 * time.Second })
+		}, "since the others restarted"},
+		{"a worker asked after the others restarted", func(x *stranded) {
+			x.members = slices.Delete(x.members, 1, 2)
+			ask(x, "n2", func(r *evidence) { r.bootID, r.age, r.first = x.nodes[1].BootID, 5*time.Second, time.Hour })
+			ask(x, "n3", func(r *evidence) { r.first = 10 * time.Second })
+		}, ""},
 		{"another machine of the name", func(x *stranded) { ask(x, "n3", func(r *evidence) { r.machineID = "machine-x" }) }, "another one"},
 		{"one has not promised", func(x *stranded) { ask(x, "n3", func(r *evidence) { r.pledged = false }) }, "promised to follow n1"},
 		{"one has gone again", func(x *stranded) { ask(x, "n3", func(r *evidence) { r.age = time.Minute }) }, "is it still on"},

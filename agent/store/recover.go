@@ -16,6 +16,7 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
+	"golang.org/x/sys/unix"
 
 	"github.com/skein-os/skein/agent/cluster"
 )
@@ -33,7 +34,11 @@ func (s *Store) Stranded() (cluster.Pledge, bool) {
 	if s.local == nil || s.lost.IsZero() || time.Since(s.lost) < s.cfg.RestoreAfter || s.frozenMeta.ID == "" {
 		return cluster.Pledge{}, false
 	}
-	return cluster.Pledge{ClusterID: s.frozenMeta.ID, Node: s.cfg.Name, BootID: s.cfg.BootID, Incarnation: s.frozenMeta.Incarnation}, true
+	p := cluster.Pledge{ClusterID: s.frozenMeta.ID, Node: s.cfg.Name, BootID: s.cfg.BootID, Incarnation: s.frozenMeta.Incarnation}
+	if s.exact {
+		p.Copy = s.frozenRev
+	}
+	return p, true
 }
 
 // Frozen tells since when the ledger takes no commits, as far as this node knows, and what is missing, in
@@ -71,13 +76,18 @@ func (s *Store) Asked(node, machineID, bootID string, p cluster.Pledge) {
 	if s.lost.IsZero() {
 		return
 	}
-	s.asked[node] = asked{time.Now(), evidence{machineID: machineID, bootID: bootID,
+	now := time.Now()
+	first := now
+	if before, ok := s.asked[node]; ok && before.bootID == bootID && before.machineID == machineID {
+		first = before.begun
+	}
+	s.asked[node] = asked{now, first, evidence{machineID: machineID, bootID: bootID, seen: p.Seen,
 		pledged: p.Node == s.cfg.Name && p.BootID == s.cfg.BootID && p.ClusterID == s.frozenMeta.ID}}
 }
 
-// asked is evidence and when it came.
+// asked is evidence, when it came, and when evidence of that boot first came.
 type asked struct {
-	at time.Time
+	at, begun time.Time
 	evidence
 }
 
@@ -137,7 +147,7 @@ func (s *Store) pledged() error {
 func (s *Store) noteLeader(there bool) {
 	switch {
 	case there:
-		s.lost, s.waits = time.Time{}, nil
+		s.lost, s.waits, s.exact = time.Time{}, nil, false
 		clear(s.asked)
 	case s.lost.IsZero():
 		s.lost = time.Now()
@@ -161,19 +171,28 @@ func (s *Store) recover(ctx context.Context) error {
 	if v == nil {
 		return nil
 	}
-	st, verdict, err := s.judge(ctx, v)
-	if err != nil || !verdict.restore {
+	applied := v.applied() // before it is read: whatever is applied later has to be judged again
+	j, err := s.judge(ctx, v)
+	if err != nil || !j.restore {
 		return err
 	}
-	s.cfg.Log.Warn("restoring the ledger on this node alone: all other nodes wait for it", "revision", st.Revision)
+	s.cfg.Log.Warn("restoring the ledger on this node alone: all other nodes wait for it", "revision", j.From)
 	s.mu.Lock()
 	s.recovering = true // without a member for a while, and yet the one that has the ledger
 	s.mu.Unlock()
 	s.setVoter(nil)
 	v.kill()
-	v, err = s.restore(ctx, v.applied())
-	if v == nil { // whatever is there now, old or restored, is tried again at the next look
-		v, _ = s.frozen(ctx, err)
+	v, err = s.restore(ctx, applied, j)
+	for v == nil && pause(ctx, s.cfg.TryTimeout) {
+		var again error
+		if s.unannounced() {
+			v, again = s.finishRestore(ctx)
+		} else {
+			v, again = s.frozen(err)
+		}
+		if again != nil {
+			s.cfg.Log.Error("this node's member does not start again; its log is still there", "err", again)
+		}
 	}
 	if v != nil {
 		s.setVoter(v)
@@ -187,13 +206,28 @@ func (s *Store) recover(ctx context.Context) error {
 	return nil
 }
 
+// judgement is a verdict, and what a restoration that follows from it has to commit.
+type judgement struct {
+	verdict
+	// complete is the verdict if nothing in the log is left to be applied.
+	complete verdict
+	restoration
+}
+
+// restoration is what a restored ledger must say before anybody reads it.
+type restoration struct {
+	Incarnation uint64            `json:"incarnation"`
+	From        int64             `json:"from"`  // revision
+	Boots       map[string]string `json:"boots"` // in which the machines asked, by node
+}
+
 // judge decides on what the member's own copy of the ledger says.
-func (s *Store) judge(ctx context.Context, v *voter) (*cluster.State, verdict, error) {
+func (s *Store) judge(ctx context.Context, v *voter) (j judgement, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.CommitTimeout)
 	defer cancel()
 	st, err := s.readFrom(ctx, v.client, clientv3.WithSerializable())
 	if err != nil {
-		return nil, verdict{}, fmt.Errorf("read the own copy of the ledger: %w", err)
+		return j, fmt.Errorf("read the own copy of the ledger: %w", err)
 	}
 	x := stranded{self: cluster.Node{Name: s.cfg.Name, BootID: s.cfg.BootID}, after: s.cfg.RestoreAfter, nodes: st.Nodes, asked: map[string]evidence{}}
 	for _, m := range v.etcd.Server.Cluster().Members() {
@@ -204,29 +238,38 @@ func (s *Store) judge(ctx context.Context, v *voter) (*cluster.State, verdict, e
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.frozenMeta = st.Meta
+	s.frozenMeta, s.frozenRev = st.Meta, st.Revision
+	if s.exact {
+		x.revision = st.Revision
+	}
 	if !s.lost.IsZero() {
 		x.without = time.Since(s.lost)
 	}
 	for name, a := range s.asked {
-		a.age = time.Since(a.at)
+		a.age, a.first = time.Since(a.at), time.Since(a.begun)
 		x.asked[name] = a.evidence
 	}
-	d := judge(x)
-	s.waits = d.waits
-	return st, d, nil
+	j.verdict = judge(x)
+	x.revision = st.Revision
+	j.complete = judge(x)
+	j.restoration = restoration{Incarnation: st.Meta.Incarnation + 1, From: st.Revision, Boots: map[string]string{}}
+	for name, e := range x.asked {
+		j.Boots[name] = e.bootID
+	}
+	s.waits = j.waits
+	return j, nil
 }
 
 func (v *voter) applied() uint64 { return v.etcd.Server.AppliedIndex() }
 
 // restore makes the stopped member's log the ledger of a new cluster with this member alone, and starts it.
 // Whatever fails before the old log is replaced leaves the member as it was, frozen.
-func (s *Store) restore(ctx context.Context, applied uint64) (*voter, error) {
+func (s *Store) restore(ctx context.Context, applied uint64, j judgement) (*voter, error) {
 	// All that is in the log becomes part of the ledger, committed or not: this member may have
 	// acknowledged it for a leader that then told a client that it is done.
 	last, err := commitLog(s.cfg.DataDir, s.cfg.Log)
 	if err != nil {
-		return s.frozen(ctx, err)
+		return s.frozen(err)
 	}
 	if last > applied {
 		v, err := s.openOwn()
@@ -246,15 +289,19 @@ func (s *Store) restore(ctx context.Context, applied uint64) (*voter, error) {
 			}
 		}
 		// What was left may have named more nodes.
-		_, d, err := s.judge(ctx, v)
-		if err != nil || !d.restore {
+		s.applied()
+		if j, err = s.judge(ctx, v); err != nil || !j.restore {
 			return v, err
 		}
 		v.kill()
 	}
+	s.applied()
+	if !j.complete.restore {
+		return s.frozen(errors.New(strings.Join(j.complete.waits, "; ")))
+	}
 	old, next := filepath.Join(s.cfg.DataDir, "member"), filepath.Join(s.cfg.DataDir, "restored")
 	if err := os.RemoveAll(next); err != nil {
-		return s.frozen(ctx, err)
+		return s.frozen(err)
 	}
 	s.mu.Lock()
 	meta := s.frozenMeta
@@ -269,20 +316,59 @@ func (s *Store) restore(ctx context.Context, applied uint64) (*voter, error) {
 		RevisionBump:        revisionBump, MarkCompacted: true,
 	})
 	if err != nil {
-		return s.frozen(ctx, err)
+		return s.frozen(err)
 	}
-	if err := os.Rename(old, filepath.Join(s.cfg.DataDir, "lost")); err != nil {
-		return s.frozen(ctx, err)
+	// With the database, at once: an agent that ends before the rest is done leaves it to the next one.
+	data, err := json.Marshal(j.restoration)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(next, "member", restorationFile), data, 0o600)
 	}
-	if err := os.Rename(filepath.Join(next, "member"), old); err != nil {
-		return nil, err
+	if err == nil {
+		err = unix.Renameat2(unix.AT_FDCWD, old, unix.AT_FDCWD, filepath.Join(next, "member"), unix.RENAME_EXCHANGE)
 	}
-	for _, rest := range []string{"lost", "restored"} {
-		if err := os.RemoveAll(filepath.Join(s.cfg.DataDir, rest)); err != nil {
-			s.cfg.Log.Warn("what is left of the old ledger takes memory", "err", err)
-		}
+	if err != nil {
+		return s.frozen(err)
 	}
-	v, err := s.openOwn()
+	if err := os.RemoveAll(next); err != nil {
+		s.cfg.Log.Warn("what is left of the old ledger takes memory", "err", err)
+	}
+	return s.finishRestore(ctx)
+}
+
+// applied notes that the own copy has all that is in the log.
+func (s *Store) applied() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.exact = !s.lost.IsZero()
+}
+
+// restorationFile lies beside a database that was restored and does not say so yet.
+const restorationFile = "restoration.json"
+
+func (s *Store) restorationPath() string {
+	return filepath.Join(s.cfg.DataDir, "member", restorationFile)
+}
+
+func (s *Store) unannounced() bool {
+	_, err := os.Stat(s.restorationPath())
+	return err == nil
+}
+
+// finishRestore has the restored ledger say that it is one, and then opens it to all. Before that nobody else
+// reads it: who saw a revision of it under the old incarnation would later be taken for one that acted on what
+// is lost.
+func (s *Store) finishRestore(ctx context.Context) (*voter, error) {
+	var r restoration
+	data, err := os.ReadFile(s.restorationPath())
+	if err == nil {
+		err = json.Unmarshal(data, &r)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("what the restored ledger should say: %w", err)
+	}
+	private := s.cfg
+	private.private = true
+	v, err := openVoter(&private, "", embed.ClusterStateFlagExisting, s.ownOnly(), false)
 	if err != nil {
 		return nil, err
 	}
@@ -291,22 +377,42 @@ func (s *Store) restore(ctx context.Context, applied uint64) (*voter, error) {
 	}
 	for {
 		tctx, cancel := context.WithTimeout(ctx, s.cfg.CommitTimeout)
-		err := s.announceRestored(tctx, v)
+		err := s.announceRestored(tctx, v, r)
 		cancel()
-		if err == nil || !pause(ctx, s.cfg.TryTimeout) {
-			return v, err
+		if err == nil {
+			break
+		}
+		if !pause(ctx, s.cfg.TryTimeout) {
+			v.kill()
+			return nil, err
 		}
 	}
+	v.kill()
+	if err := os.Remove(s.restorationPath()); err != nil {
+		return nil, fmt.Errorf("note that the ledger is restored: %w", err)
+	}
+	if v, err = s.openOwn(); err != nil {
+		return nil, err
+	}
+	if err := v.await(ctx); err != nil {
+		return nil, err
+	}
+	return v, nil
 }
 
 // openOwn starts this node's member with the log it has, and does not wait for a leader.
 func (s *Store) openOwn() (*voter, error) {
+	return openVoter(&s.cfg, "", embed.ClusterStateFlagExisting, s.ownOnly(), false)
+}
+
+// ownOnly is a list of members that is this one; a member that has a log does not look at it.
+func (s *Store) ownOnly() []string {
 	pu := s.cfg.peerURL()
-	return openVoter(&s.cfg, "", embed.ClusterStateFlagExisting, []string{s.cfg.memberName() + "=" + pu.String()}, false)
+	return []string{s.cfg.memberName() + "=" + pu.String()}
 }
 
 // frozen starts the member as it was after a failed attempt.
-func (s *Store) frozen(ctx context.Context, why error) (*voter, error) {
+func (s *Store) frozen(why error) (*voter, error) {
 	v, err := s.openOwn()
 	if err != nil {
 		return nil, errors.Join(why, err)
@@ -316,20 +422,18 @@ func (s *Store) frozen(ctx context.Context, why error) (*voter, error) {
 }
 
 // announceRestored raises the incarnation and commits, with it, in which boots the nodes are that restarted.
-func (s *Store) announceRestored(ctx context.Context, v *voter) error {
+// It may be repeated.
+func (s *Store) announceRestored(ctx context.Context, v *voter, r restoration) error {
 	st, err := s.readFrom(ctx, v.client)
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	boots := map[string]string{}
-	for name, a := range s.asked {
-		boots[name] = a.bootID
+	if st.Meta.Incarnation >= r.Incarnation {
+		s.noteRestored(r)
+		return nil
 	}
-	s.mu.Unlock()
 	meta := st.Meta
-	meta.Incarnation++
-	meta.RestoredFrom = st.Revision - revisionBump
+	meta.Incarnation, meta.RestoredFrom = r.Incarnation, r.From
 	var restarted []string
 	puts := []clientv3.Op{}
 	put := func(key string, value any) error {
@@ -338,7 +442,7 @@ func (s *Store) announceRestored(ctx context.Context, v *voter) error {
 		return err
 	}
 	for _, n := range st.Nodes {
-		if boot, ok := boots[n.Name]; ok && boot != n.BootID {
+		if boot, ok := r.Boots[n.Name]; ok && boot != n.BootID {
 			// Not lost: nobody is to cut its power, it is about to come in.
 			if n.State != cluster.NodeDraining && n.State != cluster.NodeDrained {
 				n.State = cluster.NodeJoining
@@ -361,10 +465,14 @@ func (s *Store) announceRestored(ctx context.Context, v *voter) error {
 	if _, err := v.client.Txn(ctx).Then(puts...).Commit(); err != nil {
 		return err
 	}
+	s.noteRestored(r)
+	return nil
+}
+
+func (s *Store) noteRestored(r restoration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.restored = meta.Incarnation
-	return nil
+	s.restored = r.Incarnation
 }
 
 // commitLog marks everything in a stopped member's log as committed and returns the index of its end.

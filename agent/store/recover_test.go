@@ -20,6 +20,8 @@ type survivor struct {
 	s     *Store
 	nodes []cluster.Node
 	rev   int64 // of the last commit of all three
+
+	stopKeep func()
 }
 
 func machine(n cluster.Node) string { return "machine-" + n.Name }
@@ -50,16 +52,27 @@ func newSurvivor(t *testing.T, ctx context.Context, alone func(*Store)) *survivo
 	if alone != nil {
 		alone(sv.s)
 	}
+	sv.keep(ctx)
+	sv.stranded(ctx)
+	return sv
+}
+
+func (sv *survivor) keep(ctx context.Context) {
 	kctx, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	t.Cleanup(func() { stop(); wg.Wait() })
+	sv.stopKeep = func() { stop(); wg.Wait() }
+	sv.t.Cleanup(sv.stopKeep)
 	wg.Go(func() { sv.s.Keep(kctx) })
+}
+
+func (sv *survivor) stranded(ctx context.Context) {
+	sv.t.Helper()
 	for {
 		if _, ok := sv.s.Stranded(); ok {
-			return sv
+			return
 		}
 		if !pause(ctx, 10*time.Millisecond) {
-			t.Fatal("the survivor does not notice that it is alone")
+			sv.t.Fatal("the survivor does not notice that it is alone")
 		}
 	}
 }

@@ -26,6 +26,7 @@ type Store struct {
 	counter atomic.Uint64 // of events of this process
 
 	nodesChanged chan struct{} // wakes Keep; holds one wake-up
+	shrunk       time.Time     // when keepSmall last gave room back; only Keep touches it
 
 	promoting sync.Mutex     // one change of this node's membership at a time
 	ending    sync.WaitGroup // members that are being stopped: they hold their ports until then
@@ -40,6 +41,8 @@ type Store struct {
 	lost       time.Time // since when there is no leader, zero while there is one
 	asked      map[string]asked
 	frozenMeta cluster.Meta // of the own copy, when it was last judged
+	frozenRev  int64        // its revision then
+	exact      bool         // nothing in the log is left to be applied, since there is no leader
 	waits      []string     // what a ledger without a majority waits for
 	recovering bool
 	restored   uint64 // incarnation of the ledger that was restored here

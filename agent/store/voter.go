@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -87,6 +88,9 @@ func openVoter(c *Config, clusterToken, state string, initial []string, fresh bo
 	e.ClientTLSInfo, e.PeerTLSInfo = tls, tls
 	e.TlsMinVersion = "TLS1.3"
 	e.ListenClientUrls, e.AdvertiseClientUrls = []url.URL{c.clientURL()}, []url.URL{c.clientURL()}
+	if c.private {
+		e.ListenClientUrls = []url.URL{endpointURL(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)} // etcd wants one
+	}
 	e.ListenPeerUrls, e.AdvertisePeerUrls = []url.URL{c.peerURL()}, []url.URL{c.peerURL()}
 	e.ClusterState = state
 	e.InitialCluster = strings.Join(initial, ",")
@@ -102,7 +106,7 @@ func openVoter(c *Config, clusterToken, state string, initial []string, fresh bo
 	e.MaxLearners = 4
 	e.MaxTxnOps = 1024
 	e.UnsafeNoFsync = true // the log is in memory: there is no disk to wait for
-	e.QuotaBackendBytes = 256 << 20
+	e.QuotaBackendBytes = c.Quota
 	e.SnapshotCount = 2000
 	e.SnapshotCatchUpEntries = 1000
 	e.MaxWalFiles, e.MaxSnapFiles = 2, 2
@@ -132,6 +136,23 @@ func (v *voter) await(ctx context.Context) error {
 	case <-ctx.Done():
 		v.kill()
 		return fmt.Errorf("start etcd: not ready: %w", context.Cause(ctx))
+	}
+}
+
+// awaitFor is await that is content after d if the member only lacks a majority.
+func (v *voter) awaitFor(ctx context.Context, d time.Duration) error {
+	short, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	select {
+	case <-v.etcd.Server.ReadyNotify():
+		return nil
+	case <-v.etcd.Server.StopNotify():
+		return v.await(ctx)
+	case <-short.Done():
+		if ctx.Err() != nil {
+			return v.await(ctx)
+		}
+		return nil
 	}
 }
 
@@ -191,7 +212,9 @@ func Resumable(cfg Config) bool {
 }
 
 // Resume continues the member of this boot after the agent was restarted. Endpoints of the other voters
-// help if the member was removed meanwhile: then the node goes on as a client.
+// help if the member was removed meanwhile: then the node goes on as a client. It does not wait longer than
+// Config.RestoreAfter for a majority: there may never be one again, and then this member has to take the
+// evidence by which the ledger is restored.
 func Resume(ctx context.Context, cfg Config, endpoints []string) (*Store, error) {
 	s, err := newStore(cfg)
 	if err != nil {
@@ -200,18 +223,34 @@ func Resume(ctx context.Context, cfg Config, endpoints []string) (*Store, error)
 	if !Resumable(s.cfg) {
 		return nil, fmt.Errorf("resume: %s holds no log of member %s", s.cfg.DataDir, s.cfg.memberName())
 	}
-	pu := s.cfg.peerURL()
 	s.setEndpoints(endpoints)
-	v, err := startVoter(ctx, &s.cfg, "", embed.ClusterStateFlagExisting, []string{s.cfg.memberName() + "=" + pu.String()}, false)
+	var v *voter
+	if s.unannounced() {
+		v, err = s.finishRestore(ctx)
+	} else if v, err = s.openOwn(); err == nil {
+		err = v.awaitFor(ctx, s.cfg.RestoreAfter)
+	}
 	switch {
 	case err == nil:
 		s.setVoter(v)
-	case ctx.Err() != nil || len(endpoints) == 0:
+	case ctx.Err() != nil || len(endpoints) == 0 || s.unannounced(): // then nobody else has the ledger
 		s.closeConns()
 		return nil, fmt.Errorf("resume: %w", err)
 	default:
 		s.cfg.Log.Warn("this node's etcd member cannot go on; the node is a client now", "err", err)
 	}
+	s.run()
+	return s, nil
+}
+
+// ResumeClient is OpenClient after the agent was restarted, which needs no answer: the ledger may have lost its
+// majority, and then this node has to promise itself to the voter that is left.
+func ResumeClient(cfg Config, endpoints []string) (*Store, error) {
+	s, err := newStore(cfg)
+	if err != nil {
+		return nil, err
+	}
+	s.setEndpoints(endpoints)
 	s.run()
 	return s, nil
 }
