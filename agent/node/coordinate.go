@@ -102,6 +102,10 @@ func (b *Brain) peerView(name, boot string) *member.PeerView {
 	return nil
 }
 
+// deafPatience is how long a node must have said that it hears nobody; it says so only after Silent. Two heartbeats
+// more: longer keeps its addresses dark longer, shorter gives up a node for one bad moment of all links.
+const deafPatience = 200 * time.Millisecond
+
 type loss struct {
 	node *cluster.Node
 	why  string
@@ -242,13 +246,17 @@ func (b *Brain) affordable(losses []loss) (rest []loss, kept []string) {
 	return rest, kept
 }
 
-// whyLost is the reason to give a node up, empty if there is none.
+// whyLost is the reason to give a node up, empty if there is none. One that is heard but hears nobody has links that
+// pass in one direction only: its addresses go dark with its lease and its silence never comes, so its own word is
+// taken for it.
 func (b *Brain) whyLost(now time.Duration, n *cluster.Node, p *member.PeerView) string {
 	switch {
 	case p.NewBoot != "":
 		return fmt.Sprintf("it was heard in a new boot (%.8s): this one (%.8s) has ended", p.NewBoot, n.BootID)
 	case p.Gasped != "":
 		return "it said goodbye: " + p.Gasped
+	case p.Alive && p.DeafFor >= deafPatience && n.State != cluster.NodeJoining:
+		return fmt.Sprintf("it is heard, but says since %v that it hears nobody on any link: no lease of it can be renewed", p.DeafFor.Round(10*time.Millisecond))
 	case p.Alive:
 		return ""
 	case now < p.RestartingUntil:

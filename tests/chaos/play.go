@@ -26,6 +26,8 @@ const (
 	// notice is how long after the end of a fault the cluster's word that all is well counts for nothing: it may
 	// not have noticed yet.
 	notice = 1500 * time.Millisecond
+	// slowEvery is the pause of the client while the cluster makes itself whole.
+	slowEvery = 200 * time.Millisecond
 	// before is how long the client asks before the fault.
 	before = 700 * time.Millisecond
 )
@@ -150,8 +152,16 @@ func (c *chaos) step(ctx context.Context, step int) (*Result, error) {
 	if err := sleep(ctx, notice); err != nil {
 		return r, err
 	}
+	// What the fault did to clients is over when all have been answered for a while. From here on the machine that
+	// boots is disturbed less.
+	watch.answered(ctx, time.Now(), 10*time.Second)
+	if err := watch.slow(ctx, slowEvery); err != nil {
+		return r, err
+	}
 	st, since, err := c.lab.waitWell(ctx, recoverLimit, calm)
-	r.HealthyMs = float64(since.Sub(at).Milliseconds())
+	if err == nil {
+		r.HealthyMs = float64(since.Sub(at).Milliseconds())
+	}
 	r.Addresses = watch.end()
 	r.Others = others(usedBefore, c.usage(ctx), r.CPUs)
 	if err != nil {
@@ -334,7 +344,9 @@ func (c *chaos) calm(ctx context.Context) error {
 		return err
 	}
 	st, since, err := c.lab.waitWell(ctx, recoverLimit, calm)
-	r.HealthyMs = float64(since.Sub(at.Add(r.Calm)).Milliseconds())
+	if err == nil {
+		r.HealthyMs = float64(since.Sub(at.Add(r.Calm)).Milliseconds())
+	}
 	r.Others = others(usedBefore, c.usage(ctx), r.CPUs)
 	if err == nil {
 		err = c.judge(ctx, r, st, seen)

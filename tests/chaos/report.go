@@ -235,6 +235,7 @@ func markdown(s summary, svg string) string {
 			percentile(s.load, 50), largest(s.load), 100*percentile(s.othersUse, 50), 100*largest(s.othersUse))
 	}
 	p("- A client outside asks each address by HTTP every 50 ms (as `skein lab probe`), each time on a new connection, from before the fault until the cluster is whole again. The outage is the longest time between two answers in all of that, so it has the pause of 50 ms and the time of an answer in it, and what the return of the machine costs, too. An address is hit when the fault was on the node that answered for it.")
+	p("- When all addresses have been answered after the fault, the client goes on at one request in 200 ms until the cluster is whole: gaps of more than 400 ms then count like any other.")
 	p("- A stall of less than the lease is a fault as well: a small outage of an address that was hit may be one where nothing was moved.")
 	p("- The next fault comes when every node is online and votes, every service runs and that has been so for a second or two.%s",
 		optional(len(s.healthy) > 0, func() string {

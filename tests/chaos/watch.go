@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"time"
@@ -12,35 +13,59 @@ import (
 
 // watch is the client outside: it asks every address again and again, as `skein lab probe` does.
 type watch struct {
-	stop    context.CancelFunc
-	running sync.WaitGroup
-	ended   []AddressResult
+	ctx  context.Context
+	dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	list []AddressResult
+	fast *asking
+	rest *asking // nil: not yet
 
 	mu    sync.Mutex
 	last  map[string]time.Time // start of the newest request that was answered
 	fresh chan struct{}        // closed and replaced at each answer
 }
 
+// asking is one client for each address, at one pace.
+type asking struct {
+	stop    context.CancelFunc
+	running sync.WaitGroup
+	every   time.Duration
+	reports []*probe.Report // by address; read when running is done
+}
+
 // watch begins to ask.
 func (c *chaos) watch(ctx context.Context, addrs []string) *watch {
-	ctx, stop := context.WithCancel(ctx)
-	w := &watch{stop: stop, ended: make([]AddressResult, len(addrs)), last: map[string]time.Time{}, fresh: make(chan struct{})}
-	for i, a := range addrs {
-		w.ended[i].Address = a
-		w.running.Go(func() {
+	w := &watch{ctx: ctx, dial: c.lab.dial, last: map[string]time.Time{}, fresh: make(chan struct{})}
+	for _, a := range addrs {
+		w.list = append(w.list, AddressResult{Address: a})
+	}
+	w.fast = w.ask(c.every)
+	return w
+}
+
+func (w *watch) ask(every time.Duration) *asking {
+	ctx, stop := context.WithCancel(w.ctx)
+	q := &asking{stop: stop, every: every, reports: make([]*probe.Report, len(w.list))}
+	for i, a := range w.list {
+		q.running.Go(func() {
 			begin := time.Now()
-			report, err := probe.Run(ctx, probe.Config{URL: "http://" + a + "/", Every: c.every, Dial: c.lab.dial, OnResult: func(r probe.Result) {
+			// It fails for a URL that cannot be read only.
+			q.reports[i], _ = probe.Run(ctx, probe.Config{URL: "http://" + a.Address + "/", Every: every, Dial: w.dial, OnResult: func(r probe.Result) {
 				if r.Err == nil {
-					w.note(a, begin.Add(r.Start))
+					w.note(a.Address, begin.Add(r.Start))
 				}
 			}})
-			if err != nil {
-				return // only a URL that cannot be read
-			}
-			w.ended[i].OutageMs, w.ended[i].Requests, w.ended[i].Failed = report.LongestGapMs, report.Requests, report.Failed
 		})
 	}
-	return w
+	return q
+}
+
+// slow asks at another pace from now on. For a moment both ask, so that no gap is cut in two.
+func (w *watch) slow(ctx context.Context, every time.Duration) error {
+	w.rest = w.ask(every)
+	err := sleep(ctx, 4*every)
+	w.fast.stop()
+	w.fast.running.Wait()
+	return err
 }
 
 func (w *watch) note(addr string, at time.Time) {
@@ -62,8 +87,8 @@ func (w *watch) answered(ctx context.Context, fault time.Time, limit time.Durati
 	for {
 		w.mu.Lock()
 		fresh, all := w.fresh, true
-		for i := range w.ended {
-			all = all && w.last[w.ended[i].Address].After(fault.Add(after))
+		for _, a := range w.list {
+			all = all && w.last[a.Address].After(fault.Add(after))
 		}
 		w.mu.Unlock()
 		if all {
@@ -79,9 +104,34 @@ func (w *watch) answered(ctx context.Context, fault time.Time, limit time.Durati
 
 // end stops asking and tells what there was. It may be called again.
 func (w *watch) end() []AddressResult {
-	w.stop()
-	w.running.Wait()
-	return w.ended
+	for _, q := range []*asking{w.fast, w.rest} {
+		if q == nil {
+			continue
+		}
+		q.stop()
+		q.running.Wait()
+	}
+	list := append([]AddressResult(nil), w.list...)
+	for i := range list {
+		list[i].add(w.fast.reports[i], 0)
+		if w.rest != nil {
+			// A pause of the client itself is no outage.
+			list[i].add(w.rest.reports[i], 2*w.rest.every)
+		}
+	}
+	return list
+}
+
+// add takes what one client saw; a gap of no more than least counts for nothing.
+func (a *AddressResult) add(r *probe.Report, least time.Duration) {
+	if r == nil {
+		return
+	}
+	if r.LongestGapMs > float64(least)/float64(time.Millisecond) {
+		a.OutageMs = max(a.OutageMs, r.LongestGapMs)
+	}
+	a.Requests += r.Requests
+	a.Failed += r.Failed
 }
 
 // bad: something was not as it must be.
