@@ -57,3 +57,25 @@ func TestDrawLeavesAMajority(t *testing.T) {
 		}
 	})
 }
+
+func TestFalseLosses(t *testing.T) {
+	cut, link := Fault{Kind: PowerCut, Node: "n1"}, Fault{Kind: LinkDown, Node: "n2"}
+	tests := []struct {
+		name   string
+		lost   []string
+		faults []Fault
+		want   []string
+	}{
+		{"nobody", nil, []Fault{cut}, nil},
+		{"who had it coming", []string{"n1"}, []Fault{cut, link}, nil},
+		{"a bystander", []string{"n1", "n3"}, []Fault{cut}, []string{"n3"}},
+		{"one link is no loss", []string{"n1", "n2"}, []Fault{cut, link}, []string{"n2"}},
+		{"lost again when it was back", []string{"n1", "n1"}, []Fault{cut}, []string{"n1"}},
+		{"no fault at all", []string{"n1", "n1"}, nil, []string{"n1", "n1"}},
+	}
+	for _, tt := range tests {
+		if got := falseLosses(tt.lost, tt.faults); !slices.Equal(got, tt.want) {
+			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}

@@ -219,12 +219,24 @@ func (c *chaos) judge(ctx context.Context, r *Result, st api.Status, seen *owner
 	if r.Lost, err = c.losses(ctx); err != nil {
 		return err
 	}
-	for _, n := range r.Lost {
-		if !slices.ContainsFunc(r.Faults, func(f Fault) bool { return f.Node == n && f.Kind.takesNode() }) {
-			r.False = append(r.False, n)
-		}
-	}
+	r.False = falseLosses(r.Lost, r.Faults)
 	return nil
+}
+
+// falseLosses are those that no fault explains. A fault costs a node its place once: one that is lost again when it is
+// back had nothing by then.
+func falseLosses(lost []string, faults []Fault) (list []string) {
+	explained := map[string]bool{}
+	for _, f := range faults {
+		explained[f.Node] = f.Kind.takesNode()
+	}
+	for _, n := range lost {
+		if !explained[n] {
+			list = append(list, n)
+		}
+		explained[n] = false
+	}
+	return list
 }
 
 // losses are the nodes that were declared lost since the last question.

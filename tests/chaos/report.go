@@ -202,7 +202,7 @@ func markdown(s summary, svg string) string {
 	p("|---|---|")
 	p("| double owners, seen on the wire | %d |", len(s.violations))
 	p("| addresses for which the ledger and the wire named different owners when all was well again | %d |", len(s.disagree))
-	p("| nodes declared lost that had no fault (false takeovers), of %d declared lost | %d |", s.lost, len(s.falses))
+	p("| nodes declared lost that had no fault, or lost again when it was over (false takeovers), of %d declared lost | %d |", s.lost, len(s.falses))
 	p("| faults after which the cluster was not well within %s | %d |", recoverLimit, len(s.failed))
 	for _, list := range [][]string{s.violations, s.disagree, s.falses, s.failed} {
 		for _, x := range list {

@@ -27,7 +27,8 @@ type Result struct {
 	CPUs   int     `json:"cpus"`
 
 	Addresses []AddressResult `json:"addresses"`
-	// Lost are nodes that were declared lost, in order; False those of them that had no fault which allows it.
+	// Lost are nodes that were declared lost, in order; False those of them that had no fault which allows it, or were
+	// lost again after they had come back from it.
 	Lost  []string `json:"lost,omitempty"`
 	False []string `json:"false,omitempty"`
 	// Violations are the double owners on the wire that were found in this step.
