@@ -14,6 +14,8 @@ type Report struct {
 	Violations []Violation `json:"violations"` // in the order in which they were found
 	// DoubleOwners counts the violations, also those for which the list has no room.
 	DoubleOwners int `json:"double_owners"`
+	// Pending are machines that came back to an address and may still announce it in time.
+	Pending int `json:"pending"`
 }
 
 // Record is one line of what a follower is told: one of the two.
@@ -79,6 +81,9 @@ func (w *Watch) Report() Report {
 	w.record(nil, w.book.Expire(w.now()))
 	r := Report{Addresses: []Address{}, Violations: append([]Violation{}, w.book.violations...), DoubleOwners: w.book.count}
 	for _, addr := range w.book.sorted() {
+		if w.book.addrs[addr].back != nil {
+			r.Pending++
+		}
 		a := w.book.addrs[addr].Address
 		a.Handovers = slices.Clone(a.Handovers)
 		r.Addresses = append(r.Addresses, a)

@@ -136,6 +136,17 @@ func TestCatchesARealDoubleOwner(t *testing.T) {
 			t.Errorf("record %d: got %+v, want two handovers and the violation", i, r)
 		}
 	}
+
+	// The one that was cut off comes back, later, and does not say so: first it may still, then it is a return.
+	now = now.Add(10 * time.Second)
+	other.port.Receive(tcp("10.77.9.10", 0x18, 100))
+	if got := w.Report(); got.DoubleOwners != 1 || got.Pending != 1 {
+		t.Errorf("just back: got %d violations and %d pending, want 1 and 1", got.DoubleOwners, got.Pending)
+	}
+	now = now.Add(DefaultLimits().Announce + time.Millisecond)
+	if got := w.Report(); got.DoubleOwners != 2 || got.Pending != 0 || got.Violations[1].Fault != Return {
+		t.Errorf("never announced: got %+v, want a return", got)
+	}
 	cancel()
 	if err := <-followed; err != nil {
 		t.Errorf("end of following: got %v, want nil", err)

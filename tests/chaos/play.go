@@ -44,7 +44,8 @@ type chaos struct {
 	jitter   time.Duration
 	commit   string
 
-	seq uint64 // of the newest event of the cluster that was looked at
+	violations int    // on the wire that were written down
+	seq        uint64 // of the newest event of the cluster that was looked at
 }
 
 // play does the steps. A failed one is written down like the others; only a lab that cannot be had back ends the run.
@@ -97,7 +98,7 @@ func (c *chaos) start(ctx context.Context) error {
 	if _, _, err := c.lab.waitWell(ctx, 5*time.Minute, calm); err != nil {
 		return err
 	}
-	c.seq = 0
+	c.seq, c.violations = 0, 0
 	_, err := c.losses(ctx)
 	return err
 }
@@ -202,7 +203,16 @@ func (c *chaos) judge(ctx context.Context, r *Result, st api.Status, seen *owner
 	if err != nil {
 		return err
 	}
-	r.Violations = now.Violations[min(len(seen.Violations), len(now.Violations)):]
+	for now.Pending > 0 { // a machine that came back has some seconds to say so
+		if err := sleep(ctx, 300*time.Millisecond); err != nil {
+			return err
+		}
+		if now, err = c.lab.daemon.Owners(ctx); err != nil {
+			return err
+		}
+	}
+	r.Violations = now.Violations[min(c.violations, len(now.Violations)):]
+	c.violations = len(now.Violations)
 	for i := range r.Addresses {
 		a := &r.Addresses[i]
 		was, is := addressOf(seen, a.Address), addressOf(now, a.Address)
