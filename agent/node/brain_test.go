@@ -342,6 +342,20 @@ func TestDeafNodeIsLost(t *testing.T) {
 	}
 }
 
+// A coordinator that suddenly hears nobody is the one in trouble: it does not give up even the one that the ledger
+// could do without, in the moment in which it still counts as heard by a majority.
+func TestWhoHearsNobodyGivesNobodyUp(t *testing.T) {
+	s, st := newStage(t, 3)
+	s.brain.Ledger(next(st, func(st *cluster.State) {
+		st.Nodes[0].MemberID, st.Nodes[1].MemberID = 1, 2 // n3 is to be a voter and is none yet
+	}), true)
+	s.deaf["n2"], s.deaf["n3"] = true, true
+	s.pass(2 * time.Second)
+	if got := s.answer(true, nil); len(got) != 0 {
+		t.Errorf("got %+v, want nobody lost", got)
+	}
+}
+
 func TestManyLostAtOnce(t *testing.T) {
 	// n4 and n5, no voters, are silent, and so is voter n3: n1 and n2 are a majority of the voters.
 	s, st := newStage(t, 5)

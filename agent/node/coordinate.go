@@ -211,7 +211,8 @@ func (b *Brain) judge(now time.Duration) verdict {
 	}
 	v := verdict{}
 	v.lost, v.kept = b.affordable(losses)
-	if len(v.lost) > 0 && (len(v.lost) > 1 || 2*len(v.lost) >= members) && 2*heardVoters <= voters {
+	// All suspicions count here, also of those that the ledger needs: who hears nobody at all looks at itself first.
+	if len(v.lost) > 0 && (len(losses) > 1 || 2*len(losses) >= members) && 2*heardVoters <= voters {
 		v.doubt = fmt.Sprintf("%s hears only %d of %d voters: it may be the one that is cut off", b.self.Name, heardVoters, voters)
 	}
 	return v
