@@ -255,7 +255,7 @@ func TestDeafPeerIsTold(t *testing.T) {
 			w.cut = tt.cut
 			w.run(time.Second)
 			p := w.view(0).peer("n02")
-			if got := p.DeafFor; (got > 0) != tt.deaf || got > 600*ms {
+			if got := p.DeafFor; (got > 0) != tt.deaf || got > 700*ms {
 				t.Errorf("deaf for %v, want deaf %v since it could know", got, tt.deaf)
 			}
 			w.cut = func(int, int, string) bool { return false }

@@ -343,8 +343,7 @@ func (c *chaos) calm(ctx context.Context) error {
 	}
 	r := &Result{Commit: c.commit, Seed: c.lab.seed, Time: time.Now().UTC(), Nodes: c.lab.nodes, Accel: string(c.lab.state.Accel.Kind),
 		CPUs: runtime.NumCPU(), Load1: load1(), LossPercent: c.loss, JitterMs: float64(c.jitter) / float64(time.Millisecond)}
-	st, _, err := c.lab.waitWell(ctx, recoverLimit, calm)
-	if err != nil {
+	if _, _, err := c.lab.waitWell(ctx, recoverLimit, calm); err != nil {
 		return err
 	}
 	seen, err := c.lab.daemon.Owners(ctx)
