@@ -14,7 +14,7 @@ TOOLS    := qemu-system-x86_64 ip nft
 # Kept going to the end of a long run by CI's own limit; a hang is cut here.
 TESTTIME := 40m
 
-.PHONY: all up down test unit guest sim bench lint fmt deps build image clean
+.PHONY: all up down test unit guest sim bench chaos outage lint fmt deps build image clean
 
 all: build
 
@@ -43,6 +43,14 @@ sim:
 ## bench: figures of boot, takeover, memory and size, as ratios to something in the same run
 bench: deps build image
 	$(GO) run ./tests/bench -image $(IMAGE) -demo $(DEMO) -skein bin/skein
+
+## chaos: 200 random power cuts, freezes and partitions (FAULTS, SEED), results in cache/chaos; an hour
+chaos: deps build image
+	$(GO) run ./tests/chaos -n $(or $(FAULTS),200) -seed $(or $(SEED),1) -image $(IMAGE) -demo $(DEMO) -skein bin/skein -out $(CACHE)/chaos
+
+## outage: docs/outage.md and its picture from all results there are
+outage:
+	$(GO) run ./tests/chaos -report docs/outage.md $(wildcard $(CACHE)/chaos*/results.jsonl)
 
 lint:
 	@test -z "$$(gofmt -l agent cmd images initramfs netboot qemu storage tests 2>/dev/null)" || { gofmt -l agent cmd images initramfs qemu tests; echo 'run: make fmt'; exit 1; }

@@ -170,10 +170,45 @@ func (l *Lab) ChangeFault(node, iface string, dirs []ethernet.Direction, change 
 		for _, d := range dirs {
 			change(&f[d])
 			name := map[ethernet.Direction]string{ethernet.Out: "out", ethernet.In: "in"}[d]
-			text = append(text, fmt.Sprintf("%s: loss %g%%, delay %s±%s, drop %v", name, f[d].Loss*100, f[d].Delay, f[d].Jitter, f[d].Drop))
+			text = append(text, fmt.Sprintf("%s: loss %g%%, delay %s±%s, duplicates %g%%, wrong bits %g%%, drop %v", name,
+				f[d].Loss*100, f[d].Delay, f[d].Jitter, f[d].Duplicate*100, f[d].Corrupt*100, f[d].Drop))
 		}
 	})
 	l.events.add(node, EventNetwork, iface+" "+strings.Join(text, "; "))
+	return nil
+}
+
+// Impair changes what is done to the frames of one machine, or with node empty to what every machine sends: then
+// each frame between two of them meets the fault once. With iface empty both interfaces are meant, with no dirs
+// both directions of the one machine. A cable that is out or silent stays so.
+func (l *Lab) Impair(node, iface string, dirs []ethernet.Direction, to ethernet.Fault) error {
+	ifaces := []string{iface}
+	if iface == "" {
+		ifaces = nil
+		for lan := range LANs {
+			ifaces = append(ifaces, fmt.Sprintf("eth%d", lan))
+		}
+	}
+	nodes := []string{node}
+	if node == "" {
+		nodes = nil
+		for _, m := range l.list() {
+			nodes = append(nodes, m.node.Name)
+		}
+		if len(dirs) == 0 {
+			dirs = []ethernet.Direction{ethernet.Out}
+		}
+	}
+	if len(dirs) == 0 {
+		dirs = []ethernet.Direction{ethernet.Out, ethernet.In}
+	}
+	for _, n := range nodes {
+		for _, i := range ifaces {
+			if err := l.ChangeFault(n, i, dirs, func(f *ethernet.Fault) { drop := f.Drop; *f = to; f.Drop = drop }); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/skein-os/skein/qemu/accel"
 	"github.com/skein-os/skein/qemu/ethernet"
 	"github.com/skein-os/skein/qemu/hostnet"
+	"github.com/skein-os/skein/qemu/owners"
 	"github.com/skein-os/skein/qemu/proxy"
 )
 
@@ -38,6 +39,7 @@ type Config struct {
 	QEMU     string // DefaultQEMU if empty
 	Nodes    []Node // machines to power on at the start
 	Log      *slog.Logger
+	Seed     uint64      // of the chance in the networks' faults; 0: another one each time
 	OnEvent  func(Event) // told each event of the timeline; must not call back into the lab
 
 	silentLimit time.Duration // for tests
@@ -50,6 +52,7 @@ type Lab struct {
 	spawner  *spawner
 	switches [LANs]*ethernet.Switch
 	host     *hostnet.Host
+	owners   *owners.Watch // of the floating addresses, as the switches see them
 	events   *timeline
 	ctx      context.Context // ends with the lab
 	cancel   context.CancelFunc
@@ -107,11 +110,15 @@ func open(ctx context.Context, cfg Config) (*Lab, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the lab's timeline: %w", err)
 	}
-	l := &Lab{cfg: cfg, accel: choice, spawner: newSpawner(), events: events, machines: map[string]*Machine{}, change: make(chan struct{})}
+	l := &Lab{cfg: cfg, accel: choice, spawner: newSpawner(), events: events, owners: owners.NewWatch(Floating), machines: map[string]*Machine{}, change: make(chan struct{})}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	hc := hostnet.Config{Floating: []netip.Prefix{Floating}, Lease: l.lease, OnLease: l.onLease, Log: cfg.Log}
 	for lan := range LANs {
 		l.switches[lan] = ethernet.New()
+		if cfg.Seed != 0 {
+			l.switches[lan].Seed(cfg.Seed + uint64(lan))
+		}
+		l.switches[lan].Tap(l.owners.Tap(lan))
 		hc.LANs = append(hc.LANs, hostnet.LAN{Switch: l.switches[lan],
 			Addr: netip.PrefixFrom(Addr(lan, hostNumber), LANPrefix(lan).Bits()), MAC: MACOf(lan, hostNumber)})
 	}
@@ -279,6 +286,18 @@ func (l *Lab) FollowEvents(ctx context.Context, emit func(Event) error) error {
 			return nil
 		}
 	}
+}
+
+// Owners tells who answers for each floating address, and every double owner since the lab started.
+func (l *Lab) Owners() owners.Report { return l.owners.Report() }
+
+// FollowOwners calls emit for each handover and double owner so far and each that comes, until ctx or the
+// lab ends.
+func (l *Lab) FollowOwners(ctx context.Context, emit func(owners.Record) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(l.ctx, cancel)()
+	return l.owners.Follow(ctx, emit)
 }
 
 // Alarms are the events that a test must not see unless it asked for them.

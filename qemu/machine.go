@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -94,6 +95,8 @@ type LinkStatus struct {
 	LossIn    string `json:"loss_in,omitempty"`
 	DelayOut  string `json:"delay_out,omitempty"`
 	DelayIn   string `json:"delay_in,omitempty"`
+	OtherOut  string `json:"other_out,omitempty"` // duplicates, wrong bits
+	OtherIn   string `json:"other_in,omitempty"`
 	Group     int    `json:"group,omitempty"` // of a partition
 }
 
@@ -148,6 +151,17 @@ func (m *Machine) link(lan int) LinkStatus {
 			return fmt.Sprintf("%s±%s", f.Delay, f.Jitter)
 		}
 	}
+	other := func(f ethernet.Fault) string {
+		var all []string
+		if f.Duplicate > 0 {
+			all = append(all, percent(f.Duplicate)+" twice")
+		}
+		if f.Corrupt > 0 {
+			all = append(all, percent(f.Corrupt)+" with a wrong bit")
+		}
+		return strings.Join(all, ", ")
+	}
+	l.OtherOut, l.OtherIn = other(out), other(in)
 	l.LossOut, l.LossIn, l.DelayOut, l.DelayIn = percent(out.Loss), percent(in.Loss), delay(out), delay(in)
 	return l
 }

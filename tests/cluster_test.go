@@ -268,6 +268,7 @@ func TestClusterLosesMachinesAndCarriesOn(t *testing.T) {
 	l.grow()
 	l.refuse()
 	l.badInput()
+	l.checkWire("web", "10.77.9.10")
 }
 
 // instances names all claims: it changes when a service is moved.

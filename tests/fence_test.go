@@ -90,6 +90,7 @@ func TestPowerClassMovesOnProof(t *testing.T) {
 		}
 	}
 	t.Logf("events:\n%s", events)
+	l.checkWire("db", "10.77.9.20")
 }
 
 // fence is the newest record of fencing a node.

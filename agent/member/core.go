@@ -83,6 +83,8 @@ type peer struct {
 	voterSet  uint64
 	says      []statement // its newest heartbeat, by index of the peer it speaks of
 	saidAt    time.Duration
+	deaf      bool          // its newest heartbeat says of everybody that it hears nothing of him
+	deafSince time.Duration // when the first of those came
 
 	gasped string
 	told   bool // that its silence means something, in a heartbeat of ours

@@ -236,6 +236,46 @@ func TestLinksToldApart(t *testing.T) {
 	}
 }
 
+// A peer that is heard but hears nobody says so; one that hears anybody on any link is not deaf.
+func TestDeafPeerIsTold(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		cut  func(from, to int, link string) bool // n02 is number 1
+		deaf bool
+	}{
+		{"hears all", func(int, int, string) bool { return false }, false},
+		{"hears nobody", func(_, to int, _ string) bool { return to == 1 }, true},
+		{"hears nobody on one link", func(_, to int, l string) bool { return to == 1 && l == "eth0" }, false},
+		{"does not hear us", func(f, to int, _ string) bool { return f == 0 && to == 1 }, false},
+		{"hears us only", func(f, to int, _ string) bool { return f == 2 && to == 1 }, false},
+		{"is not heard either", func(f, to int, _ string) bool { return f == 1 || to == 1 }, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := lab(t, 3, 3)
+			w.cut = tt.cut
+			w.run(time.Second)
+			p := w.view(0).peer("n02")
+			if got := p.DeafFor; (got > 0) != tt.deaf || got > 700*ms {
+				t.Errorf("deaf for %v, want deaf %v since it could know", got, tt.deaf)
+			}
+			w.cut = func(int, int, string) bool { return false }
+			w.run(300 * ms)
+			if got := w.view(0).peer("n02").DeafFor; got != 0 {
+				t.Errorf("deaf for %v after the repair, want 0", got)
+			}
+		})
+	}
+	// Who stood still heard nobody meanwhile, but that is no silence of others: it is not deaf.
+	w := lab(t, 3, 3)
+	w.nodes[1].frozenUntil = w.now + 2*time.Second
+	deaf := false
+	w.after = func(*simNode) { deaf = deaf || w.view(0).peer("n02").DeafFor > 0 }
+	w.run(4 * time.Second)
+	if deaf {
+		t.Error("a node that stood still was deaf when it went on")
+	}
+}
+
 // A link that flaps at 1 Hz for five minutes is a handful of events, not six hundred (catalogue row 54).
 func TestFlappingLinkIsDamped(t *testing.T) {
 	w := lab(t, 2, 2)

@@ -56,8 +56,10 @@ func (c *Core) Step(now time.Duration, link string, payload []byte) error {
 	}
 	p.voterSet, p.saidAt = m.voterSet, now
 	clear(p.says)
+	deaf := len(m.entries) > 0
 	for i := range m.entries {
 		e := &m.entries[i]
+		deaf = deaf && e.flags&flagSilent != 0
 		if e.who == c.self {
 			c.acknowledged(now, p, m, e)
 		} else if j, ok := c.index[e.who]; ok {
@@ -65,6 +67,10 @@ func (c *Core) Step(now time.Duration, link string, payload []byte) error {
 				acked: e.flags&flagAcked != 0, age: e.age}
 		}
 	}
+	if deaf && !p.deaf {
+		p.deafSince = now
+	}
+	p.deaf = deaf
 	return nil
 }
 

@@ -28,6 +28,9 @@ type PeerView struct {
 	// passed in) it is not suspected for its silence. In the past: its agent did not come back in time. 0:
 	// nothing of the kind. It says nothing about leases.
 	RestartingUntil time.Duration
+	// DeafFor: it is heard, and has said for so long that it hears nobody on any link. Then it has no lease, or
+	// soon none: nobody's acknowledgement reaches it. 0: it hears somebody, or is not Alive.
+	DeafFor time.Duration
 	// ConfirmedSilent is how many members, self included, currently report it silent.
 	ConfirmedSilent int
 	Links           []LinkView // as committed, one for each local link
@@ -59,8 +62,13 @@ func (c *Core) View(now time.Duration) View {
 		if alive && p.ever && p.voterSet != c.voterSet {
 			v.Disagree = append(v.Disagree, p.Name)
 		}
+		deafFor := time.Duration(0)
+		if alive && p.deaf {
+			deafFor = max(now-p.deafSince, 1)
+		}
 		v.Peers = append(v.Peers, PeerView{
-			Name: p.Name, BootID: p.BootID,
+			DeafFor: deafFor,
+			Name:    p.Name, BootID: p.BootID,
 			Alive: alive, SilentFor: c.silentFor(now, p), Gasped: p.gasped,
 			RestartingUntil: c.restartingUntil(p),
 			ConfirmedSilent: c.confirmedSilent(now, i),

@@ -21,6 +21,7 @@ type stage struct {
 	brain *Brain
 	peers map[string]*member.Core
 	deaf  map[string]bool // peers that neither hear nor are heard
+	mono  map[string]bool // peers that are heard but do not hear
 
 	calls   []string // holds and commits, in order
 	quiet   []string
@@ -39,7 +40,7 @@ func (s *stage) Wall() time.Time    { return time.Unix(0, 0) }
 func (s *stage) Rand() uint64       { return 4 }
 func (s *stage) Send(d member.Datagram) {
 	for name, c := range s.peers {
-		if strings.HasSuffix(d.To.Addr().String(), name[1:]) && !s.deaf[name] {
+		if strings.HasSuffix(d.To.Addr().String(), name[1:]) && !s.deaf[name] && !s.mono[name] {
 			_ = c.Step(s.now, d.Link, d.Payload)
 		}
 	}
@@ -77,7 +78,7 @@ func testNode(n int) cluster.Node {
 }
 
 func newStage(t *testing.T, nodes int) (*stage, *cluster.State) {
-	s := &stage{t: t, now: time.Second, peers: map[string]*member.Core{}, deaf: map[string]bool{}, commits: map[uint64]cluster.Txn{}}
+	s := &stage{t: t, now: time.Second, peers: map[string]*member.Core{}, deaf: map[string]bool{}, mono: map[string]bool{}, commits: map[uint64]cluster.Txn{}}
 	st := &cluster.State{Revision: 100}
 	for n := 1; n <= nodes; n++ {
 		st.Nodes = append(st.Nodes, testNode(n))
@@ -115,7 +116,7 @@ func (s *stage) pass(d time.Duration) {
 					_ = s.brain.Datagram(g.Link, g.Payload)
 				}
 				for other, o := range s.peers {
-					if other != name && !s.deaf[other] && strings.HasSuffix(g.To.Addr().String(), other[1:]) {
+					if other != name && !s.deaf[other] && !s.mono[other] && strings.HasSuffix(g.To.Addr().String(), other[1:]) {
 						_ = o.Step(s.now, g.Link, g.Payload)
 					}
 				}
@@ -319,6 +320,39 @@ func TestDeclareLost(t *testing.T) {
 	s.pass(2 * time.Second)
 	if got := s.answer(true, nil); len(got) != 0 {
 		t.Errorf("got %+v", got)
+	}
+}
+
+// A node that is heard but hears nobody has no lease and falls silent to nobody: it is given up on its own word.
+func TestDeafNodeIsLost(t *testing.T) {
+	s, st := newStage(t, 3)
+	s.brain.Ledger(next(st, func(*cluster.State) {}), true)
+	s.mono["n3"] = true
+	s.pass(850 * time.Millisecond) // what a bad moment of all its links may be
+	if got := s.answer(true, nil); len(got) != 0 {
+		t.Fatalf("given up too soon: %+v", got)
+	}
+	s.pass(500 * time.Millisecond)
+	got := s.answer(true, nil)
+	if len(got) == 0 || got[0].Puts[0].Value.(cluster.Node).Name != "n3" || got[0].Puts[0].Value.(cluster.Node).State != cluster.NodeLost {
+		t.Fatalf("got %+v, want n3 lost", got)
+	}
+	if why := got[0].Events[0].Why; !strings.Contains(why, "hears nobody") {
+		t.Errorf("got %q, want its own word as the reason", why)
+	}
+}
+
+// A coordinator that suddenly hears nobody is the one in trouble: it does not give up even the one that the ledger
+// could do without, in the moment in which it still counts as heard by a majority.
+func TestWhoHearsNobodyGivesNobodyUp(t *testing.T) {
+	s, st := newStage(t, 3)
+	s.brain.Ledger(next(st, func(st *cluster.State) {
+		st.Nodes[0].MemberID, st.Nodes[1].MemberID = 1, 2 // n3 is to be a voter and is none yet
+	}), true)
+	s.deaf["n2"], s.deaf["n3"] = true, true
+	s.pass(2 * time.Second)
+	if got := s.answer(true, nil); len(got) != 0 {
+		t.Errorf("got %+v, want nobody lost", got)
 	}
 }
 

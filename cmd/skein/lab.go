@@ -59,7 +59,7 @@ that can happen to a cluster is a command.`,
 	}
 	cmd.PersistentFlags().String("dir", "", "folder of the lab, one for each lab that runs at the same time\n(default: $SKEIN_LAB_DIR, or skein/lab in the state folder)")
 	cmd.AddCommand(labUpCommand(), labDownCommand(), labPsCommand(), labAddCommand(), labPowerCommand(), labFreezeCommand(), labThawCommand(),
-		labLinkCommand(), labPartitionCommand(), labHealCommand(), labLossCommand(), labDelayCommand(), labBMCCommand(), labConsoleCommand(), labLogsCommand(),
+		labLinkCommand(), labPartitionCommand(), labHealCommand(), labLossCommand(), labDelayCommand(), labBMCCommand(), labConsoleCommand(), labLogsCommand(), labOwnersCommand(),
 		labProbeCommand(), labSaveCommand(), labSavesCommand(), labDaemonCommand())
 	return cmd
 }
@@ -193,7 +193,7 @@ func linksText(links []qemu.LinkStatus) string {
 	var all []string
 	for _, l := range links {
 		s := l.Interface + " " + l.State
-		for _, f := range []struct{ what, value string }{{"loss out", l.LossOut}, {"loss in", l.LossIn}, {"delay out", l.DelayOut}, {"delay in", l.DelayIn}} {
+		for _, f := range []struct{ what, value string }{{"loss out", l.LossOut}, {"loss in", l.LossIn}, {"delay out", l.DelayOut}, {"delay in", l.DelayIn}, {"out", l.OtherOut}, {"in", l.OtherIn}} {
 			if f.value != "" {
 				s += ", " + f.what + " " + f.value
 			}

@@ -133,21 +133,63 @@ func labHealCommand() *cobra.Command {
 }
 
 func labLossCommand() *cobra.Command {
-	var dirs []string
+	var call daemon.Call
+	var duplicate, corrupt string
 	cmd := &cobra.Command{
-		Use: "loss NODE IFACE PERCENT", Short: "Lose a share of the frames of a machine's interface", Args: cobra.ExactArgs(3),
-		Example:           "  skein lab loss n1 eth0 10%\n  skein lab loss n1 eth0 100% --direction out   # it hears, but is not heard\n  skein lab loss n1 eth0 0",
-		ValidArgsFunction: completeMachines(0),
+		Use: "loss PERCENT [NODE [IFACE]]", Short: "Make the networks bad: frames are lost, late, doubled or changed", Args: cobra.RangeArgs(1, 3),
+		Long: `loss loses a share of the frames. Without NODE it is of all that any machine sends, so each frame between two
+machines is in danger once; of NODE it is what it sends and what it is sent, by both interfaces or by IFACE. All of
+the flags are set together: 'loss 0' makes the networks good again. Heartbeats, the ledger and clients suffer alike.
+With --seed at 'lab up' the same frames of a port are lost again.`,
+		Example: `  skein lab loss 30 --jitter 50ms
+  skein lab loss 10% n1 eth0
+  skein lab loss 100 n1 --direction out   # it hears, but is not heard
+  skein lab loss 1 --duplicate 5 --corrupt 1
+  skein lab loss 0`,
+		ValidArgsFunction: completeMachines(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := strconv.ParseFloat(strings.TrimSuffix(args[2], "%"), 64)
-			if err != nil || !(p >= 0 && p <= 100) {
-				return &usageError{fmt.Errorf("loss %q: must be 0 to 100 percent", args[2])}
+			call.Op = daemon.OpImpair
+			for _, p := range []struct {
+				what, text string
+				share      *float64
+			}{{"loss", args[0], &call.Loss}, {"--duplicate", duplicate, &call.Duplicate}, {"--corrupt", corrupt, &call.Corrupt}} {
+				var err error
+				if *p.share, err = parsePercent(p.text); err != nil {
+					return &usageError{fmt.Errorf("%s %w", p.what, err)}
+				}
 			}
-			return labImpair(cmd, daemon.Call{Op: daemon.OpLoss, Node: args[0], Interface: args[1], Loss: p / 100, Directions: dirs})
+			if call.Delay < 0 || call.Jitter < 0 {
+				return &usageError{fmt.Errorf("--delay and --jitter cannot be negative")}
+			}
+			if !cmd.Flags().Changed("delay") {
+				call.Delay = call.Jitter // so that the half of the frames is not on time after all
+			}
+			if len(args) > 1 {
+				call.Node = args[1]
+			}
+			if len(args) > 2 {
+				call.Interface = args[2]
+				return labImpair(cmd, call)
+			}
+			return labDirected(cmd, call)
 		},
 	}
-	addDirectionFlag(cmd, &dirs)
+	fl := cmd.Flags()
+	fl.DurationVar(&call.Delay, "delay", 0, "time added to each frame (default: as much as --jitter)")
+	fl.DurationVar(&call.Jitter, "jitter", 0, "how much the delay varies, up and down; frames overtake each other")
+	fl.StringVar(&duplicate, "duplicate", "0", "percent of the frames that come twice")
+	fl.StringVar(&corrupt, "corrupt", "0", "percent of the frames in which a bit is wrong")
+	addDirectionFlag(cmd, &call.Directions)
 	return cmd
+}
+
+// parsePercent reads "30" or "30%" as a share of 1.
+func parsePercent(text string) (float64, error) {
+	p, err := strconv.ParseFloat(strings.TrimSuffix(text, "%"), 64)
+	if err != nil || !(p >= 0 && p <= 100) {
+		return 0, fmt.Errorf("%q: must be 0 to 100 percent", text)
+	}
+	return p / 100, nil
 }
 
 func labDelayCommand() *cobra.Command {
@@ -178,6 +220,11 @@ func labImpair(cmd *cobra.Command, call daemon.Call) error {
 	if err := oneOf("interface", call.Interface, "eth0", "eth1"); err != nil {
 		return err
 	}
+	return labDirected(cmd, call)
+}
+
+// labDirected gives an order that is for all interfaces or a known one.
+func labDirected(cmd *cobra.Command, call daemon.Call) error {
 	for _, d := range call.Directions {
 		if err := oneOf("direction", d, "out", "in"); err != nil {
 			return err

@@ -68,3 +68,16 @@ func TestSaveFolderStaysInside(t *testing.T) {
 		}
 	}
 }
+
+func TestParsePercent(t *testing.T) {
+	for text, want := range map[string]float64{"30": 0.3, "0": 0, "12.5%": 0.125, "100%": 1} {
+		if got, err := parsePercent(text); err != nil || got != want {
+			t.Errorf("%q: got %v, %v, want %v", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "n1", "-1", "101", "NaN", "3e"} {
+		if got, err := parsePercent(text); err == nil {
+			t.Errorf("%q: got %v, want an error", text, got)
+		}
+	}
+}

@@ -34,6 +34,7 @@ type labUpOptions struct {
 	demo     string
 	appended string
 	proxy    string
+	seed     uint64
 	timeout  time.Duration
 }
 
@@ -68,6 +69,7 @@ func labUpCommand() *cobra.Command {
 	fl.StringVar(&o.demo, "demo", "", "deploy the demo in this folder when the cluster is there")
 	fl.StringVar(&o.appended, "append", "", "more words for the kernel's command line")
 	fl.StringVar(&o.proxy, "proxy", "", "address of the proxy on loopback (default: "+daemon.DefaultProxy+", or a free port)")
+	fl.Uint64Var(&o.seed, "seed", 0, "make the chance in 'lab loss' repeatable (default: another one each time)")
 	fl.DurationVar(&o.timeout, "timeout", 10*time.Minute, "give up after this long")
 	return cmd
 }
@@ -86,7 +88,7 @@ func labUp(ctx context.Context, cmd *cobra.Command, o labUpOptions) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make the lab's folder: %w", err)
 	}
-	cfg := daemon.Config{Dir: dir, MemoryMB: o.memoryMB, Append: o.appended, Proxy: o.proxy}
+	cfg := daemon.Config{Dir: dir, MemoryMB: o.memoryMB, Append: o.appended, Proxy: o.proxy, Seed: o.seed}
 	if o.from != "" {
 		if cfg.From, err = saveFolder(dir, o.from); err != nil {
 			return err

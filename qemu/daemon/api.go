@@ -19,6 +19,7 @@ type Config struct {
 	MemoryMB int         `json:"memory_mb"`
 	Nodes    []qemu.Node `json:"nodes"`
 	From     string      `json:"from,omitempty"`  // folder of a saved lab, instead of kernel, memory and nodes
+	Seed     uint64      `json:"seed,omitempty"`  // of the chance in the networks' faults; 0: another one each time
 	Proxy    string      `json:"proxy,omitempty"` // address on loopback to listen on; a free port if that is taken
 }
 
@@ -50,9 +51,11 @@ type Call struct {
 	Loss       float64       `json:"loss,omitempty"`       // 0 to 1
 	Delay      time.Duration `json:"delay,omitempty"`
 	Jitter     time.Duration `json:"jitter,omitempty"`
-	Folder     string        `json:"folder,omitempty"` // to save to
-	New        *qemu.Node    `json:"new,omitempty"`    // machine to add
-	Mode       bmc.Mode      `json:"mode,omitempty"`   // of its power controller
+	Duplicate  float64       `json:"duplicate,omitempty"` // 0 to 1
+	Corrupt    float64       `json:"corrupt,omitempty"`   // 0 to 1
+	Folder     string        `json:"folder,omitempty"`    // to save to
+	New        *qemu.Node    `json:"new,omitempty"`       // machine to add
+	Mode       bmc.Mode      `json:"mode,omitempty"`      // of its power controller
 }
 
 // Op names an order.
@@ -69,6 +72,7 @@ const (
 	OpHeal      Op = "heal"
 	OpLoss      Op = "loss"
 	OpDelay     Op = "delay"
+	OpImpair    Op = "impair" // all of loss, delay, jitter, duplicates and wrong bits, of a machine or of all
 	OpSave      Op = "save"
 	OpAdd       Op = "add"
 	OpBMC       Op = "bmc"

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skein-os/skein/qemu"
+	"github.com/skein-os/skein/qemu/owners"
 )
 
 // ErrDown: there is no daemon for the folder.
@@ -210,6 +211,40 @@ func (c *Client) Events(ctx context.Context, follow bool, emit func(qemu.Event) 
 			return err
 		}
 		if err := emit(e); err != nil {
+			return err
+		}
+	}
+}
+
+// Owners asks who answers for the floating addresses.
+func (c *Client) Owners(ctx context.Context) (*owners.Report, error) {
+	resp, err := c.do(ctx, http.MethodGet, "/owners", nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	var r owners.Report
+	return &r, json.NewDecoder(resp.Body).Decode(&r)
+}
+
+// FollowOwners calls emit for each handover and double owner so far and each that comes, until ctx or the
+// lab ends.
+func (c *Client) FollowOwners(ctx context.Context, emit func(owners.Record) error) error {
+	resp, err := c.do(ctx, http.MethodGet, "/owners?follow=1", nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	dec := json.NewDecoder(resp.Body)
+	for {
+		var r owners.Record
+		if err := dec.Decode(&r); err != nil {
+			if errors.Is(err, io.EOF) || ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		if err := emit(r); err != nil {
 			return err
 		}
 	}

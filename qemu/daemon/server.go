@@ -19,6 +19,7 @@ import (
 
 	"github.com/skein-os/skein/qemu"
 	"github.com/skein-os/skein/qemu/ethernet"
+	"github.com/skein-os/skein/qemu/owners"
 	"github.com/skein-os/skein/qemu/proxy"
 )
 
@@ -64,7 +65,7 @@ func run(ctx context.Context, in io.Reader, ready func(), progress func(string),
 	defer lock.Close()
 
 	labConfig := qemu.Config{Dir: cfg.Dir, Kernel: cfg.Kernel, Initrd: cfg.Initrd, Append: cfg.Append, MemoryMB: cfg.MemoryMB,
-		Nodes: cfg.Nodes, Log: log, OnEvent: func(e qemu.Event) {
+		Nodes: cfg.Nodes, Log: log, Seed: cfg.Seed, OnEvent: func(e qemu.Event) {
 			log.Info("lab", "node", e.Node, "kind", e.Kind, "text", e.Text)
 		}}
 	var lab *qemu.Lab
@@ -196,6 +197,19 @@ func (s *server) handler() http.Handler {
 		}
 	})
 	mux.HandleFunc("GET /console", s.console)
+	mux.HandleFunc("GET /owners", func(w http.ResponseWriter, r *http.Request) {
+		enc := json.NewEncoder(w)
+		if r.FormValue("follow") == "" {
+			_ = enc.Encode(s.lab.Owners())
+			return
+		}
+		_ = http.NewResponseController(w).Flush()
+		_ = s.lab.FollowOwners(r.Context(), func(rec owners.Record) error {
+			err := enc.Encode(rec)
+			_ = http.NewResponseController(w).Flush()
+			return err
+		})
+	})
 	return mux
 }
 
@@ -301,6 +315,15 @@ func (s *server) do(ctx context.Context, c Call) error {
 				f.Delay, f.Jitter = c.Delay, c.Jitter
 			}
 		})
+	case OpImpair:
+		var dirs []ethernet.Direction
+		if len(c.Directions) > 0 {
+			var err error
+			if dirs, err = directions(c.Directions); err != nil {
+				return err
+			}
+		}
+		return s.lab.Impair(c.Node, c.Interface, dirs, ethernet.Fault{Loss: c.Loss, Delay: c.Delay, Jitter: c.Jitter, Duplicate: c.Duplicate, Corrupt: c.Corrupt})
 	case OpBMC:
 		return s.lab.SetBMC(c.Node, c.Mode)
 	case OpSave:

@@ -5,7 +5,10 @@
 // tail and counted, as a real switch does. It floods broadcast, multicast and unknown destinations, so
 // IPv6 neighbour discovery, LLDP and VRRP work.
 //
-// Every port can be given a fault per direction (silence, loss, delay) and ports can be put into
-// groups that do not hear each other. Nothing of this is visible to the machines: their carrier stays
-// up. Without jitter frames never overtake each other; with jitter they may, as on a real path.
+// Every port can be given a fault per direction (silence, loss, delay, jitter, duplicates, wrong bits) and
+// ports can be put into groups that do not hear each other. Nothing of this is visible to the machines:
+// their carrier stays up. Without jitter frames never overtake each other; with jitter they may, as on a
+// real path. The chance in faults can be made repeatable (Seed).
+//
+// A Tap sees every frame as its device sent it, before any fault.
 package ethernet

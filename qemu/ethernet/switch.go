@@ -1,6 +1,7 @@
 package ethernet
 
 import (
+	"hash/fnv"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -22,14 +23,6 @@ const (
 type MAC [6]byte
 
 func (m MAC) group() bool { return m[0]&1 == 1 }
-
-// Fault is what a port does to the frames of one direction. The zero value is a good cable.
-type Fault struct {
-	Drop   bool          // every frame vanishes without a sign
-	Loss   float64       // share of the frames that vanish, 0 to 1
-	Delay  time.Duration // added to each frame
-	Jitter time.Duration // a random part of it is added to or taken from Delay
-}
 
 // Direction of a frame as the machine on the port sees it.
 type Direction int
@@ -57,7 +50,8 @@ type Switch struct {
 	mu    sync.RWMutex
 	ports map[*Port]struct{}
 	table map[MAC]learnt
-	rand  func() float64
+	seed  uint64 // of the chance in faults
+	tap   func(port string, frame []byte)
 	now   func() time.Time
 }
 
@@ -68,7 +62,25 @@ type learnt struct {
 
 // New makes a switch without ports.
 func New() *Switch {
-	return &Switch{ports: map[*Port]struct{}{}, table: map[MAC]learnt{}, rand: rand.Float64, now: time.Now}
+	return &Switch{ports: map[*Port]struct{}{}, table: map[MAC]learnt{}, seed: rand.Uint64(), now: time.Now}
+}
+
+// Seed makes the chance in the faults of ports that are attached from now on repeatable: what becomes of
+// the n-th frame that meets a fault depends on the seed, the name of the port, the direction and n alone, not on
+// what other ports do.
+func (s *Switch) Seed(seed uint64) {
+	s.mu.Lock()
+	s.seed = seed
+	s.mu.Unlock()
+}
+
+// Tap shows f every frame that a device sends into the switch, with the name of its port, before any fault
+// or partition may take it: what a device does is seen even where nobody hears it. f is called by several
+// goroutines at once, must be quick and must not keep or change the frame. Call Tap before Attach.
+func (s *Switch) Tap(f func(port string, frame []byte)) {
+	s.mu.Lock()
+	s.tap = f
+	s.mu.Unlock()
 }
 
 // Port is one socket of a switch.
@@ -79,9 +91,12 @@ type Port struct {
 	queue *queue
 	done  chan struct{}
 
+	tap func(port string, frame []byte)
+
 	mu    sync.Mutex
 	group int
 	fault [2]Fault
+	rand  [2]*rand.Rand // by Direction
 
 	received, sent, faulted, overflow atomic.Uint64
 }
@@ -89,7 +104,13 @@ type Port struct {
 // Attach plugs a device in. The port's writer runs until Detach, or until sink fails.
 func (s *Switch) Attach(name string, sink Sink) *Port {
 	p := &Port{sw: s, name: name, sink: sink, queue: newQueue(QueueFrames), done: make(chan struct{})}
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(name)) // never fails
 	s.mu.Lock()
+	for d := range p.rand {
+		p.rand[d] = rand.New(rand.NewPCG(s.seed, h.Sum64()^uint64(d)))
+	}
+	p.tap = s.tap
 	s.ports[p] = struct{}{}
 	s.mu.Unlock()
 	go p.write()
@@ -141,22 +162,11 @@ func (p *Port) SetGroup(g int) {
 	p.mu.Unlock()
 }
 
-func (p *Port) conditions(d Direction) (int, Fault) {
+// meet has the next frame of a direction meet the port's fault.
+func (p *Port) meet(d Direction) (group int, f fate) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.group, p.fault[d]
-}
-
-// pass decides whether a frame survives a fault and how much later it goes on.
-func (s *Switch) pass(f Fault) (time.Duration, bool) {
-	if f.Drop || (f.Loss > 0 && s.rand() < f.Loss) {
-		return 0, false
-	}
-	if f.Jitter == 0 {
-		return f.Delay, true
-	}
-	d := f.Delay + time.Duration((2*s.rand()-1)*float64(f.Jitter))
-	return max(d, 0), true
+	return p.group, p.fault[d].next(p.rand[d])
 }
 
 // Receive takes a frame that the device on the port sent. The switch keeps the slice: the caller must
@@ -166,16 +176,24 @@ func (p *Port) Receive(frame []byte) {
 		return
 	}
 	p.received.Add(1)
-	s := p.sw
-	group, fault := p.conditions(Out)
-	delay, ok := s.pass(fault)
-	if !ok {
+	if p.tap != nil {
+		p.tap(p.name, frame)
+	}
+	group, f := p.meet(Out)
+	if f.copies == 0 {
 		p.faulted.Add(1)
 		return
 	}
-	dst, src := MAC(frame[0:6]), MAC(frame[6:12])
-	now := s.now()
+	now := p.sw.now()
+	for _, delay := range f.delays() {
+		p.forward(group, f.apply(frame), now, now.Add(delay))
+	}
+}
 
+// forward passes a frame on to the port where its destination is, or to all if that is not known.
+func (p *Port) forward(group int, frame []byte, now, at time.Time) {
+	s := p.sw
+	dst, src := MAC(frame[0:6]), MAC(frame[6:12])
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if l := s.table[src]; !src.group() && (l.port != p || now.Sub(l.at) > ageing/10) {
@@ -189,31 +207,32 @@ func (p *Port) Receive(frame []byte) {
 	}
 	if l, known := s.table[dst]; known && !dst.group() && now.Sub(l.at) < ageing {
 		if l.port != p {
-			l.port.deliver(p, group, frame, now.Add(delay))
+			l.port.deliver(p, group, frame, at)
 		}
 		return
 	}
 	for out := range s.ports {
 		if out != p {
-			out.deliver(p, group, frame, now.Add(delay))
+			out.deliver(p, group, frame, at)
 		}
 	}
 }
 
 // deliver queues a frame for the device on the port, to go out at the given time.
 func (p *Port) deliver(from *Port, fromGroup int, frame []byte, at time.Time) {
-	group, fault := p.conditions(In)
+	group, f := p.meet(In)
 	if group != 0 && fromGroup != 0 && group != fromGroup {
 		from.faulted.Add(1)
 		return
 	}
-	delay, ok := p.sw.pass(fault)
-	if !ok {
+	if f.copies == 0 {
 		p.faulted.Add(1)
 		return
 	}
-	if !p.queue.push(frame, at.Add(delay)) {
-		p.overflow.Add(1)
+	for _, delay := range f.delays() {
+		if !p.queue.push(f.apply(frame), at.Add(delay)) {
+			p.overflow.Add(1)
+		}
 	}
 }
 
