@@ -127,7 +127,7 @@ func TestVerdictOfCommand(t *testing.T) {
 		{"aborted", 0x40, "", 0, ErrTarget},
 		{"unheard of", 0x30, "", 0, ErrTarget},
 	} {
-		if got, _, _ := verdict(tt.status, dump(t, tt.sense), tt.host); got != tt.want {
+		if _, _, got := verdict(tt.status, dump(t, tt.sense), tt.host); got != tt.want {
 			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
 		}
 	}
@@ -135,7 +135,7 @@ func TestVerdictOfCommand(t *testing.T) {
 		result int
 		want   error
 	}{{0, nil}, {0x118, ErrConflict}, {0x18, ErrConflict}, {0x402, ErrUnsupported}, {2, ErrAttention}, {0x10000, ErrTransport}, {8, ErrTarget}} {
-		if got, _ := kernelVerdict(tt.result); got != tt.want {
+		if _, got := kernelVerdict(tt.result); got != tt.want {
 			t.Errorf("ioctl's result %#x: got %v, want %v", tt.result, got, tt.want)
 		}
 	}

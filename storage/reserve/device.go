@@ -148,7 +148,7 @@ func (d *Device) once(c Command, alloc int) (Answer, Sense, error) {
 	if err != nil {
 		return Answer{}, Sense{}, fmt.Errorf("%s: %w", d.path, err)
 	}
-	data, kind, s, detail := d.send(w)
+	data, s, detail, kind := d.send(w)
 	if kind != nil {
 		return Answer{}, s, &Error{d.path, c.Op, kind, detail}
 	}
@@ -215,7 +215,7 @@ const (
 )
 
 // send is one SG_IO. The buffers are pinned: their addresses are in a structure that the kernel reads.
-func (d *Device) send(w wire) (data []byte, kind error, s Sense, detail string) {
+func (d *Device) send(w wire) (data []byte, s Sense, detail string, kind error) {
 	var pin runtime.Pinner
 	defer pin.Unpin()
 	sense := make([]byte, 252)
@@ -237,16 +237,16 @@ func (d *Device) send(w wire) (data []byte, kind error, s Sense, detail string) 
 		h.data, h.length = unsafe.Pointer(&buf[0]), uint32(len(buf))
 	}
 	if _, errno := ioctl(d.fd, sgIO, unsafe.Pointer(h)); errno != 0 {
-		return nil, errnoKind(errno), s, "SG_IO: " + errno.Error()
+		return nil, s, "SG_IO: " + errno.Error(), errnoKind(errno)
 	}
-	kind, s, detail = verdict(h.status, sense[:min(int(h.senseLen), len(sense))], h.hostStatus)
+	s, detail, kind = verdict(h.status, sense[:min(int(h.senseLen), len(sense))], h.hostStatus)
 	if kind == nil && w.want > 0 {
 		if h.resid < 0 || int(h.resid) > len(buf) {
-			return nil, ErrTransport, s, fmt.Sprintf("%d of %d bytes are missing", h.resid, len(buf))
+			return nil, s, fmt.Sprintf("%d of %d bytes are missing", h.resid, len(buf)), ErrTransport
 		}
 		data = buf[:len(buf)-int(h.resid)]
 	}
-	return data, kind, s, detail
+	return data, s, detail, kind
 }
 
 // ioctl returns the call's result too: some of the kernel's return a status of SCSI that is positive.

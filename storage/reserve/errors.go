@@ -45,11 +45,6 @@ func (e *Error) Error() string {
 // Unwrap returns the kind.
 func (e *Error) Unwrap() error { return e.Kind }
 
-// outcomeUnknown tells that the command may or may not have been executed.
-func outcomeUnknown(err error) bool {
-	return errors.Is(err, ErrTransport) || errors.Is(err, ErrNoAnswer) || errors.Is(err, ErrTarget)
-}
-
 // SCSI status bytes (SAM-5, table 34).
 const (
 	statusGood      = 0x00
@@ -63,34 +58,34 @@ const (
 // verdict tells what a command came to: nil if it was executed. sense is what came with it, if anything.
 // host and driver are the kernel's own codes (include/scsi/scsi_status.h): a command that did not get through has
 // status 0 and a host code, so the host code is looked at before GOOD is believed.
-func verdict(status uint8, sense []byte, host uint16) (kind error, s Sense, detail string) {
+func verdict(status uint8, sense []byte, host uint16) (s Sense, detail string, kind error) {
 	switch {
 	case status == statusConflict:
-		return ErrConflict, s, ""
+		return s, "", ErrConflict
 	case status == statusCheck:
 		s, ok := parseSense(sense)
 		switch {
 		case !ok:
-			return ErrTarget, s, "it gave no reason"
+			return s, "it gave no reason", ErrTarget
 		case s.Deferred:
-			return ErrTarget, s, "deferred: " + s.String()
+			return s, "deferred: " + s.String(), ErrTarget
 		case s.Key == senseAttention:
-			return ErrAttention, s, s.String()
+			return s, s.String(), ErrAttention
 		case s.Key == senseIllegal && (s.ASC == 0x20 || s.ASC == 0x24 || s.ASC == 0x26 && s.ASCQ != 0x04):
-			return ErrUnsupported, s, s.String()
+			return s, s.String(), ErrUnsupported
 		default:
-			return ErrTarget, s, s.String()
+			return s, s.String(), ErrTarget
 		}
 	case host != 0:
-		return ErrTransport, s, hostText(host)
+		return s, hostText(host), ErrTransport
 	case status == statusGood:
-		return nil, s, ""
+		return s, "", nil
 	case status == statusBusy || status == statusTaskFull:
-		return ErrTarget, s, "it is busy"
+		return s, "it is busy", ErrTarget
 	case status == statusTaskAbort:
-		return ErrTarget, s, "the command was aborted"
+		return s, "the command was aborted", ErrTarget
 	default:
-		return ErrTarget, s, fmt.Sprintf("status 0x%02x", status)
+		return s, fmt.Sprintf("status 0x%02x", status), ErrTarget
 	}
 }
 

@@ -74,7 +74,7 @@ func (d *Device) reserveByKernel(c Command) error {
 	if errno != 0 {
 		return &Error{d.path, c.Op, errnoKind(errno), errno.Error()}
 	}
-	if kind, detail := kernelVerdict(result); kind != nil {
+	if detail, kind := kernelVerdict(result); kind != nil {
 		return &Error{d.path, c.Op, kind, detail}
 	}
 	return nil
@@ -83,16 +83,16 @@ func (d *Device) reserveByKernel(c Command) error {
 // kernelVerdict reads an ioctl's positive result: the SCSI status in bits 0-7, the middle layer's opinion in
 // bits 8-15, the host code in bits 16-23. The sense data is in the kernel's log and nowhere else, so a check
 // condition that the middle layer has no opinion of may have been a unit attention.
-func kernelVerdict(result int) (kind error, detail string) {
+func kernelVerdict(result int) (detail string, kind error) {
 	const targetFailure = 0x04 // scsi_priv.h: an ILLEGAL REQUEST, mostly
 	status, opinion, host := uint8(result), uint8(result>>8), uint16(result>>16&0xff)
 	switch {
 	case status == statusCheck && opinion == targetFailure:
-		return ErrUnsupported, "the target refused it; the reason is in the kernel's log"
+		return "the target refused it; the reason is in the kernel's log", ErrUnsupported
 	case status == statusCheck:
-		return ErrAttention, "check condition; the reason is in the kernel's log"
+		return "check condition; the reason is in the kernel's log", ErrAttention
 	default:
-		kind, _, detail = verdict(status, nil, host)
-		return kind, detail
+		_, detail, kind = verdict(status, nil, host)
+		return detail, kind
 	}
 }
