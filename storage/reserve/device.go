@@ -33,16 +33,23 @@ type Device struct {
 }
 
 // Open opens the block device for commands by SG_IO.
-func Open(path string) (*Device, error) { return open(path, false) }
+func Open(path string) (*Device, error) { return open(path, false, 0) }
+
+// OpenUnused opens the block device such that nobody on this machine can mount it or make it part of a map
+// meanwhile. It fails if somebody has.
+func OpenUnused(path string) (*Device, error) { return open(path, false, unix.O_EXCL) }
 
 // OpenKernel opens the block device such that reservations are changed by the kernel's ioctls (linux/pr.h), which
 // device-mapper sends down every path. They do not tell a unit attention from a failure, so both are ErrAttention;
 // and what the kernel has no ioctl for still goes by SG_IO. SCSI disks and maps of them only.
-func OpenKernel(path string) (*Device, error) { return open(path, true) }
+func OpenKernel(path string) (*Device, error) { return open(path, true, 0) }
 
-func open(path string, kernel bool) (*Device, error) {
+func open(path string, kernel bool, flags int) (*Device, error) {
 	// Non-blocking: opening must not wait for a medium, nor for a target that does not answer.
-	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC|flags, 0)
+	if errors.Is(err, unix.EBUSY) {
+		return nil, fmt.Errorf("open %s for reservations: it is mounted or part of another device here: %w", path, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open %s for reservations: %w", path, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Verdict of a self-test.
@@ -67,9 +68,9 @@ func SelfTest(ctx context.Context, codec Codec, o TestOptions, paths ...Nexus) (
 		switch {
 		case errors.As(err, &fault):
 			v.Because = fault.Error()
-			return v, tidy(ctx, codec, paths)
+			return v, tidyAfter(ctx, codec, paths)
 		case err != nil:
-			return v, errors.Join(err, tidy(ctx, codec, paths))
+			return v, errors.Join(err, tidyAfter(ctx, codec, paths))
 		}
 	}
 	v.FastFenced = true
@@ -100,6 +101,16 @@ func vacate(ctx context.Context, codec Codec, o TestOptions, paths []Nexus) erro
 	if !left {
 		return nil
 	}
+	return tidy(ctx, codec, paths)
+}
+
+// tidyTime is how long tidying up may take after a test that failed or was given up.
+const tidyTime = 30 * time.Second
+
+// tidyAfter tidies though the test may have been cancelled: the disk must not stay reserved for that.
+func tidyAfter(ctx context.Context, codec Codec, paths []Nexus) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)
+	defer cancel()
 	return tidy(ctx, codec, paths)
 }
 

@@ -1,6 +1,7 @@
 package reserve
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -93,6 +94,18 @@ func TestSelfTestPathFailsIsNoVerdict(t *testing.T) {
 		if !errors.Is(err, ErrTransport) || v.FastFenced || v.Because != "" {
 			t.Errorf("%s fails: got %v, %v, want an error and no verdict", op, v, err)
 		}
+	}
+}
+
+func TestSelfTestGivenUpIsTidied(t *testing.T) {
+	d := newFakeDisk(2)
+	ctx, cancel := context.WithCancel(t.Context())
+	d.paths[1].hook[PreemptAbort] = cancel
+	if v, err := SelfTest(ctx, testCodec, TestOptions{}, d.nexuses()...); v.FastFenced || !errors.Is(err, ErrNoAnswer) {
+		t.Errorf("got %v, %v, want %v", v, err, ErrNoAnswer)
+	}
+	if d.holder != nil || d.paths[0].key != 0 || d.paths[1].key != 0 {
+		t.Error("the disk stays reserved")
 	}
 }
 
