@@ -94,6 +94,9 @@ func (d *Device) WWID() (string, error) {
 // Exec sends one command and waits for its answer or the context's end. In the latter case the outcome is
 // unknown (ErrNoAnswer), and the device is busy until the kernel has given the command up.
 func (d *Device) Exec(ctx context.Context, c Command) (Answer, error) {
+	if err := ctx.Err(); err != nil {
+		return Answer{}, &Error{d.path, c.Op, ErrNoAnswer, "not sent: " + err.Error()}
+	}
 	select {
 	case d.slot <- struct{}{}:
 	case <-ctx.Done():

@@ -125,6 +125,9 @@ func (k *iscsiKernel) login(initiator string, isid byte, portal [4]byte) *iscsiS
 	if err == nil {
 		err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: int64(maxWait.Seconds())})
 	}
+	if err == nil { // or each command waits for the acknowledgement of the last
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	}
 	if err == nil {
 		err = unix.Connect(fd, &unix.SockaddrInet4{Port: 3260, Addr: portal})
 	}

@@ -248,8 +248,8 @@ func TestLIOWriteInFlight(t *testing.T) {
 		t.Errorf("a write that is held is in the file: %+v", got)
 	}
 	// A command without an answer is an unknown outcome, and the next one must not overtake it.
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+	defer cancel()
 	if _, err := b.paths[0].Exec(ctx, Command{Op: ReadKeys}); !errors.Is(err, ErrNoAnswer) {
 		t.Errorf("a command behind one that has no answer: got %v, want %v", err, ErrNoAnswer)
 	}

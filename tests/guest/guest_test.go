@@ -59,6 +59,9 @@ func boot(t *testing.T, modules []string, pkg string, args ...string) string {
 		}
 		return data
 	}
+	for _, dir := range []string{strings.TrimPrefix(pkg, "github.com/skein-os/skein/"), "tests/guest/init", "tests/guest/box"} {
+		readSources(t, filepath.Join("../..", dir))
+	}
 	var archive bytes.Buffer
 	w := cpio.Newc.Writer(&archive)
 	records := []cpio.Record{
@@ -119,4 +122,19 @@ func boot(t *testing.T, modules []string, pkg string, args ...string) string {
 		t.Errorf("the tests in the guest failed")
 	}
 	return text
+}
+
+// readSources makes go test know that this test depends on the sources of a program that it builds: without
+// having seen it read them, it would give the result of an earlier run.
+func readSources(t *testing.T, dir string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no sources in %s: %v", dir, err)
+	}
+	for _, f := range files {
+		if _, err := os.ReadFile(f); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
