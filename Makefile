@@ -28,7 +28,7 @@ down:
 
 ## test: all tests: lint, units, guests under emulation, the cluster end to end
 test: deps build image lint
-	SKEIN_IMAGE_DIR=$(abspath $(IMAGE)) SKEIN_DEMO_DIR=$(abspath $(DEMO)) SKEIN_BIN=$(abspath bin/skein) \
+	SKEIN_IMAGE_DIR=$(abspath $(IMAGE)) SKEIN_DEMO_DIR=$(abspath $(DEMO)) SKEIN_BIN=$(abspath bin/skein) SKEIN_CACHE_DIR=$(abspath $(CACHE)) \
 		$(GO) test -timeout $(TESTTIME) -p 1 ./...
 
 ## unit: what needs no machine, under three minutes

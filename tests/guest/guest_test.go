@@ -21,7 +21,7 @@ const maxBoot = 8 * time.Minute
 // TestContainer runs the tests of agent/container that need crun on the kernel and with the crun that
 // nodes have.
 func TestContainer(t *testing.T) {
-	console := boot(t, "github.com/skein-os/skein/agent/container", "-test.v", "-test.run=Runtime")
+	console := boot(t, nil, "github.com/skein-os/skein/agent/container", "-test.v", "-test.run=Runtime")
 	for _, want := range []string{"TestRuntimeLife", "TestRuntimeConfinement", "TestRuntimeLimits", "TestRuntimeAdopt"} {
 		if !strings.Contains(console, "--- PASS: "+want) {
 			t.Errorf("%s did not pass in the guest", want)
@@ -30,8 +30,8 @@ func TestContainer(t *testing.T) {
 }
 
 // boot runs the test program of a package in a guest, fails the test if that fails, and returns what the
-// console said.
-func boot(t *testing.T, pkg string, args ...string) string {
+// console said. modules are loaded on top of the image's.
+func boot(t *testing.T, modules []string, pkg string, args ...string) string {
 	t.Helper()
 	dir := os.Getenv("SKEIN_IMAGE_DIR")
 	if dir == "" {
@@ -59,14 +59,18 @@ func boot(t *testing.T, pkg string, args ...string) string {
 		}
 		return data
 	}
+	for _, dir := range []string{strings.TrimPrefix(pkg, "github.com/skein-os/skein/"), "tests/guest/init", "tests/guest/box"} {
+		readSources(t, filepath.Join("../..", dir))
+	}
 	var archive bytes.Buffer
 	w := cpio.Newc.Writer(&archive)
-	for _, r := range []cpio.Record{
+	records := []cpio.Record{
 		cpio.Directory("test", 0o755),
 		cpio.StaticFile("test/init", string(build("init", "build", "-trimpath", "github.com/skein-os/skein/tests/guest/init")), 0o755),
 		cpio.StaticFile("test/box", string(build("box", "build", "-trimpath", "github.com/skein-os/skein/tests/guest/box")), 0o755),
 		cpio.StaticFile("test/program", string(build("program", "test", "-c", pkg)), 0o755),
-	} {
+	}
+	for _, r := range append(records, moduleRecords(t, dir, modules)...) {
 		if err := w.WriteRecord(r); err != nil {
 			t.Fatal(err)
 		}
@@ -118,4 +122,19 @@ func boot(t *testing.T, pkg string, args ...string) string {
 		t.Errorf("the tests in the guest failed")
 	}
 	return text
+}
+
+// readSources makes go test know that this test depends on the sources of a program that it builds: without
+// having seen it read them, it would give the result of an earlier run.
+func readSources(t *testing.T, dir string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no sources in %s: %v", dir, err)
+	}
+	for _, f := range files {
+		if _, err := os.ReadFile(f); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

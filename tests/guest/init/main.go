@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -72,8 +74,20 @@ func setup() error {
 	return nil
 }
 
+// modules loads those of the image, and then those that the test brought.
 func modules() error {
-	data, err := os.ReadFile("/etc/skein/modules.json")
+	if err := load("/etc/skein/modules.json"); err != nil {
+		return err
+	}
+	err := load("/test/modules.json")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+func load(name string) error {
+	data, err := os.ReadFile(name)
 	if err != nil {
 		return err
 	}
@@ -82,10 +96,10 @@ func modules() error {
 		Load   []string
 	}
 	if err := json.Unmarshal(data, &list); err != nil {
-		return fmt.Errorf("modules.json: %w", err)
+		return fmt.Errorf("%s: %w", name, err)
 	}
 	for _, m := range list.Load {
-		f, err := os.Open("/lib/modules/" + list.Kernel + "/" + m)
+		f, err := os.Open(filepath.Join("/lib/modules", list.Kernel, m))
 		if err != nil {
 			return err
 		}
