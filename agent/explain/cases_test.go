@@ -45,7 +45,7 @@ var cases = []struct {
 // play plays a scenario through a line.
 func play(t *testing.T, scenario, until string, nth int) *sim.Sim {
 	t.Helper()
-	data, err := os.ReadFile("../sim/testdata/" + scenario + ".txt")
+	data, err := os.ReadFile("../../tests/scenarios/" + scenario + ".txt")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func play(t *testing.T, scenario, until string, nth int) *sim.Sim {
 	for i, l := range lines {
 		if strings.TrimSpace(l) == until {
 			if nth--; nth == 0 {
-				s, err := sim.Play(strings.Join(lines[:i+1], "\n"))
+				s, _, err := sim.Play(strings.Join(lines[:i+1], "\n"))
 				if err != nil {
 					t.Fatal(err)
 				}
