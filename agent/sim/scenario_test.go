@@ -24,14 +24,47 @@ func TestScenarios(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s, _, err := Play(string(text))
+			s, run, err := Play(string(text))
 			if s == nil {
 				t.Fatalf("%s: %v", f, err)
 			}
 			if err != nil {
-				t.Errorf("%s: %v\n%s", f, err, strings.Join(s.Log, "\n"))
+				t.Errorf("%s: %v\ntimeline: %s\n%s", f, err, keep(t, run, name), strings.Join(s.Log, "\n"))
 			}
 		})
+	}
+}
+
+// keep draws the timeline of a run that failed into $SKEIN_TIMELINES, or the folder for temporary files, and
+// tells where it is.
+func keep(t *testing.T, run *scenario.Run, name string) string {
+	t.Helper()
+	folder := os.Getenv("SKEIN_TIMELINES")
+	if folder == "" {
+		folder = filepath.Join(os.TempDir(), "skein-timelines")
+	}
+	path, err := run.Keep(folder, name)
+	if err != nil {
+		t.Error(err)
+	}
+	return path
+}
+
+// TestTimelineIsKept: a run that fails leaves a picture that shows where.
+func TestTimelineIsKept(t *testing.T) {
+	t.Setenv("SKEIN_TIMELINES", filepath.Join(t.TempDir(), "made"))
+	_, run, err := Play("nodes 3\ndeploy web address 10.77.9.10\nsettle\npower off web\nwait 3s\nexpect web nowhere")
+	if err == nil {
+		t.Fatal("got no failure")
+	}
+	data, err := os.ReadFile(keep(t, run, "power-cut"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"power off n", "FAILED", "is lost", `class="outage"`, `class="owned"`, `class="machine"`} {
+		if !strings.Contains(string(data), want) {
+			t.Errorf("the picture has no %q", want)
+		}
 	}
 }
 
