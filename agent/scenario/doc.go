@@ -34,13 +34,14 @@
 //	hang NAME                                      its instances do not end when told, until their node does
 //	drain NODE    undrain NODE    confirm NODE     an operator: empty it, use it again, it is off
 //	bmc NODE ok|lie|hang|refuse|slow               gives it a power controller that behaves like that
-//	coordinator NODE                               it leads from now on
+//	coordinator NODE                               it leads from now on; what follows is measured anew
 //	repeat N ... end                               the steps between, N times
 //	expect NAME on NODE[|NODE...]                  all that runs of it runs there, and some does
 //	expect NAME nowhere
 //	expect node NODE joining|online|draining|drained|lost
 //	expect outage NAME <|> D                       the longest since the last settle
 //	expect takeovers [<] N                         since then too
+//	expect reboot NODE    expect no reboot NODE     of its own or another's doing: its boot is another one, since then too
 //	expect event TEXT    expect no event TEXT      since the settle before the last step that did something
 //	expect pending NAME TEXT                       why the coordinator cannot place it
 //

@@ -11,7 +11,7 @@ import (
 
 func expects(a Action) bool {
 	switch a.(type) {
-	case Where, NodeState, Outage, Takeovers, Happened, Pending:
+	case Where, NodeState, Outage, Takeovers, Happened, Rebooted, Pending:
 		return true
 	}
 	return false
@@ -25,6 +25,8 @@ func comes(a Action) bool {
 	case NodeState, Pending:
 		return true
 	case Happened:
+		return !a.No
+	case Rebooted:
 		return !a.No
 	case Outage:
 		return a.More
@@ -93,6 +95,19 @@ func (p *player) met(ctx context.Context, a Action) error {
 			return fmt.Errorf("got %q at %v", e.Text, e.At.Round(time.Millisecond))
 		case !a.No && i < 0:
 			return fmt.Errorf("not among the %d events since", len(events)-p.mark.events)
+		}
+	case Rebooted:
+		name, err := p.node(ctx, a.Node)
+		if err != nil {
+			return err
+		}
+		boots, err := p.Boots(ctx)
+		if err != nil {
+			return err
+		}
+		before := p.mark.boots[name]
+		if rebooted := before != "" && boots[name] != "" && boots[name] != before; rebooted == a.No {
+			return fmt.Errorf("%s was in boot %.13s and is in %.13s", name, orNone(before), orNone(boots[name]))
 		}
 	case Pending:
 		got, err := p.Pending(ctx, a.Service)

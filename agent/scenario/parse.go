@@ -282,7 +282,7 @@ func (p *parser) newService() (string, error) {
 }
 
 // reserved words mean something else where a service may be named.
-var reserved = []string{"all", "coordinator", "event", "no", "node", "outage", "pending", "takeovers", "that"}
+var reserved = []string{"all", "coordinator", "event", "no", "node", "outage", "pending", "reboot", "takeovers", "that"}
 
 func (p *parser) address() (netip.Addr, error) {
 	w, err := p.word("an address")

@@ -120,6 +120,8 @@ expect node web drained
 expect outage web < 1.5s
 expect outage web > 3s
 expect takeovers 0
+expect reboot n1
+expect no reboot that
 expect takeovers < 3
 expect event n3 is lost
 expect no event is lost

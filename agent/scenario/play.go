@@ -18,6 +18,10 @@ func Play(ctx context.Context, s *Script, on Stage) (*Run, error) {
 	p := &player{Stage: on, run: &Run{Fault: s.Fault, Stage: on.Name(), Nodes: on.Nodes()}}
 	err := p.can(s.Steps)
 	if err == nil {
+		p.settled, err = p.moment(ctx)
+	}
+	if err == nil {
+		p.mark = p.settled
 		err = p.steps(ctx, s.Steps)
 	}
 	if err != nil {
@@ -47,6 +51,7 @@ type player struct {
 type moment struct {
 	at                time.Duration
 	events, takeovers int
+	boots             map[string]string
 }
 
 // can refuses a script that this stage cannot show before anything is done.
@@ -95,12 +100,12 @@ func (p *player) step(ctx context.Context, a Action) error {
 	}
 	at := p.Now()
 	if _, is := a.(Settle); is {
+		p.run.note(at, Waited, "", a.String())
 		if err := p.Settle(ctx); err != nil {
 			return err
 		}
 		var err error
 		p.settled, err = p.moment(ctx)
-		p.run.note(at, Waited, "", a.String())
 		return err
 	}
 	p.mark = p.settled
@@ -116,7 +121,12 @@ func (p *player) step(ctx context.Context, a Action) error {
 	if f, is := named.(Flap); is {
 		return p.flap(ctx, f)
 	}
-	return p.Do(ctx, named)
+	err = p.Do(ctx, named)
+	if _, is := named.(Coordinator); is && err == nil { // an arrangement: what it costs is not the fault's
+		p.settled, err = p.moment(ctx)
+		p.mark = p.settled
+	}
+	return err
 }
 
 func (p *player) flap(ctx context.Context, f Flap) error {
@@ -139,7 +149,11 @@ func (p *player) moment(ctx context.Context) (moment, error) {
 		return moment{}, err
 	}
 	n, err := p.Takeovers(ctx)
-	return moment{p.Now(), len(events), n}, err
+	if err != nil {
+		return moment{}, err
+	}
+	boots, err := p.Boots(ctx)
+	return moment{p.Now(), len(events), n, boots}, err
 }
 
 // named is an action with names of nodes for the script's words.

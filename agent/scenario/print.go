@@ -117,6 +117,7 @@ func (a Takeovers) String() string {
 	return fmt.Sprintf("expect takeovers %s%d", either(a.Fewer, "< ", ""), a.Count)
 }
 func (a Happened) String() string { return "expect " + either(a.No, "no ", "") + "event " + a.Text }
+func (a Rebooted) String() string { return "expect " + either(a.No, "no ", "") + "reboot " + a.Node }
 func (a Pending) String() string  { return "expect pending " + a.Service + " " + a.Text }
 
 func either(cond bool, a, b string) string {

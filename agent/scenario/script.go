@@ -163,6 +163,11 @@ type (
 		No   bool
 		Text string
 	}
+	// Rebooted is an expectation that a node's boot has ended.
+	Rebooted struct {
+		No   bool
+		Node string
+	}
 	// Pending is an expectation of what is missing for a service.
 	Pending struct{ Service, Text string }
 )

@@ -31,6 +31,8 @@ type Stage interface {
 	Pending(ctx context.Context, service string) ([]string, error)
 	// Takeovers since the beginning.
 	Takeovers(context.Context) (int, error)
+	// Boots are the boots that the nodes are in, by node.
+	Boots(context.Context) (map[string]string, error)
 	// Events since the beginning, oldest first.
 	Events(context.Context) ([]Event, error)
 	// Outages of a service's address since the beginning, the one that lasts included.

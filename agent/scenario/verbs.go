@@ -279,9 +279,17 @@ func (p *parser) expect() (Action, error) {
 		}
 		t.Count, err = p.number("takeovers", 0, 1000)
 		return t, err
+	case "reboot":
+		n, err := p.node()
+		return Rebooted{false, n}, err
 	case "no":
-		if _, err := p.oneOf("word here", "event"); err != nil {
+		what, err := p.oneOf("word here", "event", "reboot")
+		if err != nil {
 			return nil, err
+		}
+		if what == "reboot" {
+			n, err := p.node()
+			return Rebooted{true, n}, err
 		}
 		text, err := p.text()
 		return Happened{true, text}, err
@@ -297,7 +305,7 @@ func (p *parser) expect() (Action, error) {
 		return Pending{s, text}, err
 	}
 	if _, there := p.services[w]; !there {
-		return nil, fmt.Errorf("%q: want node, outage, takeovers, event, no event, pending, or a service that was deployed before", w)
+		return nil, fmt.Errorf("%q: want node, outage, takeovers, reboot, event, no reboot, no event, pending, or a service that was deployed before", w)
 	}
 	where, err := p.oneOf("place", "on", "nowhere")
 	if err != nil || where == "nowhere" {

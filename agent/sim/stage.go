@@ -102,6 +102,15 @@ func (st *Stage) NodeState(_ context.Context, node string) (string, error) {
 	return "", nil
 }
 
+// Boots of the machines that are on.
+func (st *Stage) Boots(context.Context) (map[string]string, error) {
+	out := map[string]string{}
+	for _, m := range st.sim.nodes {
+		out[m.name] = m.boot
+	}
+	return out, nil
+}
+
 // Pending is the coordinator's.
 func (st *Stage) Pending(_ context.Context, service string) ([]string, error) {
 	var out []string
