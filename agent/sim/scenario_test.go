@@ -105,3 +105,19 @@ func TestCorruptedDatagramsAreSeen(t *testing.T) {
 		t.Error("datagrams count as flipped and are taken: want that seen")
 	}
 }
+
+// TestDocumentedScenario plays the example of docs/lab.md.
+func TestDocumentedScenario(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/lab.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, found := strings.Cut(string(doc), "```scenario\n")
+	text, _, closed := strings.Cut(after, "```")
+	if !found || !closed {
+		t.Fatal("docs/lab.md has no example of a scenario")
+	}
+	if _, _, err := Play(text); err != nil {
+		t.Error(err)
+	}
+}

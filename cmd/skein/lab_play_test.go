@@ -87,3 +87,36 @@ func TestRecordOfPlay(t *testing.T) {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
+
+// TestDocumentedPlays: the commands of docs/lab.md that play scenarios exist, and so do their files.
+func TestDocumentedPlays(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/lab.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for _, line := range strings.Split(string(doc), "\n") {
+		args, is := strings.CutPrefix(line, "skein lab play ")
+		if !is {
+			continue
+		}
+		seen++
+		cmd := labPlayCommand()
+		if err := cmd.ParseFlags(strings.Fields(args)); err != nil {
+			t.Errorf("%s: %v", line, err)
+			continue
+		}
+		for _, f := range cmd.Flags().Args() {
+			text, err := os.ReadFile(filepath.Join("..", "..", f))
+			if err != nil {
+				t.Errorf("%s: %v", line, err)
+			}
+			if _, err := scenario.Parse(string(text)); err != nil {
+				t.Errorf("%s: %s: %v", line, f, err)
+			}
+		}
+	}
+	if seen < 3 {
+		t.Errorf("got %d examples, want 3 or more", seen)
+	}
+}
