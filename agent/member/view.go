@@ -30,6 +30,9 @@ type PeerView struct {
 	RestartingUntil time.Duration
 	// ConfirmedSilent is how many members, self included, currently report it silent.
 	ConfirmedSilent int
+	// Unheard: so many voters report it silent that no majority of them can hear it. Until then it may hold a
+	// lease, whoever else misses it.
+	Unheard bool
 	Links           []LinkView // as committed, one for each local link
 	LeaseExpired    bool       // proof L1: this incarnation has no lease and never will again
 	NewBoot         string     // another boot of this node that lives, heard and authenticated
@@ -63,7 +66,8 @@ func (c *Core) View(now time.Duration) View {
 			Name: p.Name, BootID: p.BootID,
 			Alive: alive, SilentFor: c.silentFor(now, p), Gasped: p.gasped,
 			RestartingUntil: c.restartingUntil(p),
-			ConfirmedSilent: c.confirmedSilent(now, i),
+			ConfirmedSilent: c.confirmedSilent(now, i, false),
+			Unheard:         c.confirmedSilent(now, i, true) > c.voters-c.majority(),
 			Links:           c.linkViews(now, p),
 			LeaseExpired:    c.prove(now, i),
 			NewBoot:         p.newBoot,
@@ -76,13 +80,14 @@ func (c *Core) alive(now time.Duration, p *peer) bool {
 	return c.silentFor(now, p) <= c.cfg.Silent && p.gasped == "" && !c.refusing[p.inc]
 }
 
-func (c *Core) confirmedSilent(now time.Duration, x int) int {
+// confirmedSilent counts the members, or only the voters, that report peer number x silent.
+func (c *Core) confirmedSilent(now time.Duration, x int, voters bool) int {
 	n := 0
-	if c.suspects(now, c.peers[x]) {
+	if (c.selfVoter || !voters) && c.suspects(now, c.peers[x]) {
 		n++
 	}
 	for i, v := range c.peers {
-		if i != x && v.says[x].silent && c.alive(now, v) {
+		if i != x && (v.Voter || !voters) && v.says[x].silent && c.alive(now, v) {
 			n++
 		}
 	}
