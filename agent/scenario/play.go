@@ -125,6 +125,7 @@ func (p *player) step(ctx context.Context, a Action) error {
 	if _, is := named.(Coordinator); is && err == nil { // an arrangement: what it costs is not the fault's
 		p.settled, err = p.moment(ctx)
 		p.mark = p.settled
+		p.run.Arranged = append(p.run.Arranged, Span{What: named.String(), From: at, To: p.Now()})
 	}
 	return err
 }

@@ -13,6 +13,8 @@ type Run struct {
 	Length  time.Duration `json:"length_ns"`
 	Failure string        `json:"failure,omitempty"` // empty: all that was expected came
 	Marks   []Mark        `json:"marks"`             // by time
+	// Arranged is when the stage was made ready in the midst of it (coordinator): what that costs is no fault's.
+	Arranged []Span `json:"arranged,omitempty"`
 	History
 }
 
@@ -45,11 +47,13 @@ func (r *Run) note(at time.Duration, k Kind, node, text string) {
 	r.Marks = slices.Insert(r.Marks, i, Mark{at, k, node, text})
 }
 
-// LongestOutage that a client of any address saw, 0 if none.
+// LongestOutage that a client of any address saw, 0 if none, but for those that begin while all is made ready.
 func (r *Run) LongestOutage() time.Duration {
 	longest := time.Duration(0)
 	for _, o := range r.Outages {
-		longest = max(longest, o.To-o.From)
+		if !slices.ContainsFunc(r.Arranged, func(a Span) bool { return a.From <= o.From && o.From <= a.To }) {
+			longest = max(longest, o.To-o.From)
+		}
 	}
 	return longest
 }

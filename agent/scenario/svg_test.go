@@ -94,3 +94,11 @@ func TestRecorder(t *testing.T) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }
+
+func TestLongestOutage(t *testing.T) {
+	r := &scenario.Run{Arranged: []scenario.Span{{From: 5, To: 10}}}
+	r.Outages = []scenario.Span{{From: 1, To: 3}, {From: 7, To: 90}, {From: 11, To: 16}}
+	if got, want := r.LongestOutage(), time.Duration(5); got != want {
+		t.Errorf("got %d, want %d: the second began while all was made ready", got, want)
+	}
+}
