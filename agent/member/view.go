@@ -32,10 +32,10 @@ type PeerView struct {
 	ConfirmedSilent int
 	// Unheard: so many voters report it silent that no majority of them can hear it. Until then it may hold a
 	// lease, whoever else misses it.
-	Unheard bool
-	Links           []LinkView // as committed, one for each local link
-	LeaseExpired    bool       // proof L1: this incarnation has no lease and never will again
-	NewBoot         string     // another boot of this node that lives, heard and authenticated
+	Unheard      bool
+	Links        []LinkView // as committed, one for each local link
+	LeaseExpired bool       // proof L1: this incarnation has no lease and never will again
+	NewBoot      string     // another boot of this node that lives, heard and authenticated
 }
 
 // LinkView is one link between us and a peer, in both directions.

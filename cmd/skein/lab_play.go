@@ -265,7 +265,7 @@ func (p *played) keep(dir string, o playOptions) (err error) {
 
 // record appends the result to the file that docs/faults.md is made from: fault, outcome, outage, date, version.
 func (p *played) record(o playOptions, script *scenario.Script, at time.Time) error {
-	outcome, outage := "passed", "none"
+	outcome, outage := "passed", fmt.Sprintf("under %d ms", leastLabOutage.Milliseconds())
 	switch {
 	case !p.Passed:
 		outcome = "FAILED: " + p.Run.Failure

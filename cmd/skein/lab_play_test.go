@@ -80,8 +80,8 @@ func TestRecordOfPlay(t *testing.T) {
 	}
 	want := strings.Join([]string{
 		"1\tpassed\t875 ms\t2026-11-23\t" + version,
-		"14\tpassed in part, bounds times 2\tnone\t2026-11-23\t" + version,
-		"2\tFAILED: got [n1]/ n2\tnone\t2026-11-23\t" + version, "",
+		"14\tpassed in part, bounds times 2\tunder 400 ms\t2026-11-23\t" + version,
+		"2\tFAILED: got [n1]/ n2\tunder 400 ms\t2026-11-23\t" + version, "",
 	}, "\n")
 	if string(got) != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
