@@ -47,11 +47,15 @@ func (r *Run) note(at time.Duration, k Kind, node, text string) {
 	r.Marks = slices.Insert(r.Marks, i, Mark{at, k, node, text})
 }
 
+// arrangedQuiet is how long all is well at the end of an arrangement: an outage that begins in it is the next
+// step's, from the last answer before.
+const arrangedQuiet = 500 * time.Millisecond
+
 // LongestOutage that a client of any address saw, 0 if none, but for those that begin while all is made ready.
 func (r *Run) LongestOutage() time.Duration {
 	longest := time.Duration(0)
 	for _, o := range r.Outages {
-		if !slices.ContainsFunc(r.Arranged, func(a Span) bool { return a.From <= o.From && o.From <= a.To }) {
+		if !slices.ContainsFunc(r.Arranged, func(a Span) bool { return a.From <= o.From && o.From < a.To-arrangedQuiet }) {
 			longest = max(longest, o.To-o.From)
 		}
 	}

@@ -96,9 +96,10 @@ func TestRecorder(t *testing.T) {
 }
 
 func TestLongestOutage(t *testing.T) {
-	r := &scenario.Run{Arranged: []scenario.Span{{From: 5, To: 10}}}
-	r.Outages = []scenario.Span{{From: 1, To: 3}, {From: 7, To: 90}, {From: 11, To: 16}}
-	if got, want := r.LongestOutage(), time.Duration(5); got != want {
-		t.Errorf("got %d, want %d: the second began while all was made ready", got, want)
+	const s = time.Second
+	r := &scenario.Run{Arranged: []scenario.Span{{From: 5 * s, To: 10 * s}}}
+	r.Outages = []scenario.Span{{From: 1 * s, To: 3 * s}, {From: 7 * s, To: 90 * s}, {From: 10*s - 1, To: 15 * s}}
+	if got, want := r.LongestOutage(), 5*s+1; got != want {
+		t.Errorf("got %v, want %v: the second began while all was made ready", got, want)
 	}
 }
