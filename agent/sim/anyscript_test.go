@@ -64,10 +64,10 @@ func TestAnyScript(t *testing.T) {
 			}
 		}
 		s, _, _ := Play(text)
-		if s == nil {
+		switch {
+		case s == nil:
 			t.Fatalf("no script:\n%s", text)
-		}
-		if len(s.Violations) > 0 {
+		case len(s.Violations) > 0:
 			t.Fatalf("%s\n%s\n%s", strings.Join(s.Violations, "\n"), text, strings.Join(s.Log, "\n"))
 		}
 	})
