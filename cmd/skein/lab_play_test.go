@@ -120,3 +120,21 @@ func TestDocumentedPlays(t *testing.T) {
 		t.Errorf("got %d examples, want 3 or more", seen)
 	}
 }
+
+// TestJudged: a play that ended before the fault says nothing of it.
+func TestJudged(t *testing.T) {
+	deployed := []scenario.Mark{{Kind: scenario.Did, Text: "deploy web"}, {Kind: scenario.Waited, Text: "settle"}}
+	cut := append(deployed[:2:2], scenario.Mark{Kind: scenario.Did, Text: "power off n1"})
+	for _, c := range []struct {
+		p    played
+		want bool
+	}{
+		{played{Run: &scenario.Run{Marks: deployed}}, false},
+		{played{Run: &scenario.Run{Marks: cut}}, true},
+		{played{Passed: true, Run: &scenario.Run{Marks: deployed}}, true},
+	} {
+		if got := c.p.judged(); got != c.want {
+			t.Errorf("%v: got %v, want %v", c.p.Run.Marks, got, c.want)
+		}
+	}
+}

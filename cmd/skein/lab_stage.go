@@ -150,6 +150,8 @@ func (s *labStage) missing(ctx context.Context) ([]string, error) {
 			out = append(out, describeMissing(st.Services[i]))
 		case len(s.services[name].Floating) > 0 && !s.watch.answers(name):
 			out = append(out, name+" does not answer")
+		case len(s.services[name].Floating) > 0 && !s.watch.steady(name):
+			out = append(out, fmt.Sprintf("%s had an outage in the last %v", name, calm))
 		}
 	}
 	return out, nil

@@ -18,7 +18,10 @@ const (
 	// watchEvery is how fine the timeline is in the lab.
 	watchEvery = 250 * time.Millisecond
 	// askEvery is between two requests of a client.
-	askEvery = 50 * time.Millisecond
+	askEvery = 100 * time.Millisecond
+	// calm is how long a client must have seen no outage before a step that comes after a settle: what is seen
+	// then must be of that step.
+	calm = 3 * time.Second
 	// leastLabOutage is a gap that is longer than answers vary under emulation on a busy computer (270 ms were
 	// seen of a cluster that nothing was done to). A shorter one is no outage in the lab.
 	leastLabOutage = 400 * time.Millisecond
@@ -157,6 +160,14 @@ func (w *labWatch) answers(service string) bool {
 	defer w.mu.Unlock()
 	c := w.clients[service]
 	return c != nil && c.last > 0 && w.s.Now()-c.last < silentAfter
+}
+
+// steady tells whether a client has had all its answers for a while.
+func (w *labWatch) steady(service string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	all := w.outages(service)
+	return len(all) == 0 || w.s.Now()-all[len(all)-1].To > calm
 }
 
 func (w *labWatch) outages(service string) []scenario.Span {
