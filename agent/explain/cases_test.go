@@ -20,7 +20,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden answers anew")
 
-// cases are moments of the scenarios of agent/sim: the scenario is played through the Nth line that says
+// cases are moments of the scenarios in tests/scenarios: the scenario is played through the Nth line that says
 // Until, then the questions are asked.
 var cases = []struct {
 	scenario string

@@ -62,12 +62,13 @@ func (c *Core) View(now time.Duration) View {
 		if alive && p.ever && p.voterSet != c.voterSet {
 			v.Disagree = append(v.Disagree, p.Name)
 		}
+		silent, silentVoters := c.confirmedSilent(now, i)
 		v.Peers = append(v.Peers, PeerView{
 			Name: p.Name, BootID: p.BootID,
 			Alive: alive, SilentFor: c.silentFor(now, p), Gasped: p.gasped,
 			RestartingUntil: c.restartingUntil(p),
-			ConfirmedSilent: c.confirmedSilent(now, i, false),
-			Unheard:         c.confirmedSilent(now, i, true) > c.voters-c.majority(),
+			ConfirmedSilent: silent,
+			Unheard:         silentVoters > c.voters-c.majority(),
 			Links:           c.linkViews(now, p),
 			LeaseExpired:    c.prove(now, i),
 			NewBoot:         p.newBoot,
@@ -80,18 +81,23 @@ func (c *Core) alive(now time.Duration, p *peer) bool {
 	return c.silentFor(now, p) <= c.cfg.Silent && p.gasped == "" && !c.refusing[p.inc]
 }
 
-// confirmedSilent counts the members, or only the voters, that report peer number x silent.
-func (c *Core) confirmedSilent(now time.Duration, x int, voters bool) int {
-	n := 0
-	if (c.selfVoter || !voters) && c.suspects(now, c.peers[x]) {
-		n++
-	}
-	for i, v := range c.peers {
-		if i != x && (v.Voter || !voters) && v.says[x].silent && c.alive(now, v) {
-			n++
+// confirmedSilent counts the members that report peer number x silent, and the voters among them.
+func (c *Core) confirmedSilent(now time.Duration, x int) (members, voters int) {
+	say := func(voter bool) {
+		members++
+		if voter {
+			voters++
 		}
 	}
-	return n
+	if c.suspects(now, c.peers[x]) {
+		say(c.selfVoter)
+	}
+	for i, v := range c.peers {
+		if i != x && v.says[x].silent && c.alive(now, v) {
+			say(v.Voter)
+		}
+	}
+	return members, voters
 }
 
 func (c *Core) linkViews(now time.Duration, p *peer) []LinkView {
