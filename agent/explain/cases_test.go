@@ -20,7 +20,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden answers anew")
 
-// cases are moments of the scenarios of agent/sim: the scenario is played through the Nth line that says
+// cases are moments of the scenarios in tests/scenarios: the scenario is played through the Nth line that says
 // Until, then the questions are asked.
 var cases = []struct {
 	scenario string
@@ -45,7 +45,7 @@ var cases = []struct {
 // play plays a scenario through a line.
 func play(t *testing.T, scenario, until string, nth int) *sim.Sim {
 	t.Helper()
-	data, err := os.ReadFile("../sim/testdata/" + scenario + ".txt")
+	data, err := os.ReadFile("../../tests/scenarios/" + scenario + ".txt")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func play(t *testing.T, scenario, until string, nth int) *sim.Sim {
 	for i, l := range lines {
 		if strings.TrimSpace(l) == until {
 			if nth--; nth == 0 {
-				s, err := sim.Play(strings.Join(lines[:i+1], "\n"))
+				s, _, err := sim.Play(strings.Join(lines[:i+1], "\n"))
 				if err != nil {
 					t.Fatal(err)
 				}

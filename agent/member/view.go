@@ -33,9 +33,12 @@ type PeerView struct {
 	DeafFor time.Duration
 	// ConfirmedSilent is how many members, self included, currently report it silent.
 	ConfirmedSilent int
-	Links           []LinkView // as committed, one for each local link
-	LeaseExpired    bool       // proof L1: this incarnation has no lease and never will again
-	NewBoot         string     // another boot of this node that lives, heard and authenticated
+	// Unheard: so many voters report it silent that no majority of them can hear it. Until then it may hold a
+	// lease, whoever else misses it.
+	Unheard      bool
+	Links        []LinkView // as committed, one for each local link
+	LeaseExpired bool       // proof L1: this incarnation has no lease and never will again
+	NewBoot      string     // another boot of this node that lives, heard and authenticated
 }
 
 // LinkView is one link between us and a peer, in both directions.
@@ -66,12 +69,14 @@ func (c *Core) View(now time.Duration) View {
 		if alive && p.deaf {
 			deafFor = max(now-p.deafSince, 1)
 		}
+		silent, silentVoters := c.confirmedSilent(now, i)
 		v.Peers = append(v.Peers, PeerView{
 			DeafFor: deafFor,
 			Name:    p.Name, BootID: p.BootID,
 			Alive: alive, SilentFor: c.silentFor(now, p), Gasped: p.gasped,
 			RestartingUntil: c.restartingUntil(p),
-			ConfirmedSilent: c.confirmedSilent(now, i),
+			ConfirmedSilent: silent,
+			Unheard:         silentVoters > c.voters-c.majority(),
 			Links:           c.linkViews(now, p),
 			LeaseExpired:    c.prove(now, i),
 			NewBoot:         p.newBoot,
@@ -84,17 +89,23 @@ func (c *Core) alive(now time.Duration, p *peer) bool {
 	return c.silentFor(now, p) <= c.cfg.Silent && p.gasped == "" && !c.refusing[p.inc]
 }
 
-func (c *Core) confirmedSilent(now time.Duration, x int) int {
-	n := 0
+// confirmedSilent counts the members that report peer number x silent, and the voters among them.
+func (c *Core) confirmedSilent(now time.Duration, x int) (members, voters int) {
+	say := func(voter bool) {
+		members++
+		if voter {
+			voters++
+		}
+	}
 	if c.suspects(now, c.peers[x]) {
-		n++
+		say(c.selfVoter)
 	}
 	for i, v := range c.peers {
 		if i != x && v.says[x].silent && c.alive(now, v) {
-			n++
+			say(v.Voter)
 		}
 	}
-	return n
+	return members, voters
 }
 
 func (c *Core) linkViews(now time.Duration, p *peer) []LinkView {

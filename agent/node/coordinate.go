@@ -282,8 +282,10 @@ func (b *Brain) whyLost(now time.Duration, n *cluster.Node, p *member.PeerView) 
 	if others == 0 {
 		return silent + "; there is nobody else to ask"
 	}
-	if p.ConfirmedSilent < 2 {
-		return "" // somebody hears it: then it is a matter of links
+	if p.ConfirmedSilent < 2 || !p.Unheard {
+		// Somebody hears it: then it is a matter of links. To give up who may still be heard by a majority would
+		// restart it again and again: it would join by way of them, and be missed here.
+		return ""
 	}
 	return fmt.Sprintf("%s; %d nodes say so", silent, p.ConfirmedSilent)
 }

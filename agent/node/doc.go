@@ -17,8 +17,9 @@
 // # Declaring a node lost
 //
 // A node is committed lost when it is silent on all links (or said goodbye, or was heard in a new boot, or says
-// itself that it hears nobody), this node is heard by a majority of the voters, and one other member confirms the silence if there is
-// one to ask. That is eager on purpose: a wrong suspicion costs a restart of what ran there and never more,
+// itself that it hears nobody), this node is heard by a majority of the voters, one other member confirms the
+// silence if there is one to ask, and so many voters miss the node that no majority of them can hear it. That
+// is eager on purpose: a wrong suspicion costs a restart of what ran there and never more,
 // because effects wait for proof. Restraint remains: before more than one node at once, or half of them,
 // is given up, this node must itself hear a majority of the voters; else it is the one that is cut off,
 // says so in an event, and waits.

@@ -14,7 +14,7 @@ func (s *Sim) BMC(name, mode string) error {
 	switch mode {
 	case "ok", "lie", "hang", "refuse", "slow":
 	default:
-		return errUsage
+		return fmt.Errorf("%q is no behaviour of a power controller", mode)
 	}
 	s.Logf("--- the power controller of %s: %s", name, mode)
 	s.machine(name).bmc = mode

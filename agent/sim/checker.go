@@ -41,10 +41,14 @@ func (s *Sim) checkAlone(m *machine, c *container) {
 	}
 }
 
+// leastOutage is what a client would notice.
+const leastOutage = 50 * time.Millisecond
+
 // Probe is a client that asks all the time.
 type Probe struct {
 	last    time.Duration
-	Outages []time.Duration // longer than 50 ms, each when it ended
+	Outages []time.Duration // longer than leastOutage, each when it ended
+	ends    []time.Duration // of Outages: when
 	Longest time.Duration   // gap between two answers
 	Owner   string          // who answered last
 }
@@ -59,8 +63,8 @@ func (s *Sim) ProbeAddr(a netip.Addr) *Probe {
 	s.every(5*time.Millisecond, func() {
 		for _, m := range s.nodes {
 			if m.serves(a) {
-				if gap := s.now - p.last; gap > 50*time.Millisecond && p.Owner != "" {
-					p.Outages = append(p.Outages, gap)
+				if gap := s.now - p.last; gap > leastOutage && p.Owner != "" {
+					p.Outages, p.ends = append(p.Outages, gap), append(p.ends, s.now)
 				}
 				p.Longest = max(p.Longest, s.now-p.last)
 				p.last, p.Owner = s.now, m.name

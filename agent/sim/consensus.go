@@ -95,9 +95,22 @@ func (s *Sim) spread() {
 	}
 }
 
-// reaches tells whether m gets answers from the ledger.
+// reaches tells whether m gets answers from the ledger: from its leader, or from another voter that passes
+// them on, as every node asks all voters (package store).
 func (s *Sim) reaches(m *machine) bool {
-	return s.leader != nil && s.leads(s.leader) && s.connected(m, s.leader)
+	if s.leader == nil || !s.leads(s.leader) {
+		return false
+	}
+	if s.connected(m, s.leader) {
+		return true
+	}
+	_, up := s.seats()
+	for _, v := range up {
+		if s.connected(m, v) && s.connected(v, s.leader) {
+			return true
+		}
+	}
+	return false
 }
 
 var errUnknown = errors.New("no answer from the ledger in time: outcome unknown")

@@ -60,27 +60,94 @@ func (s *Sim) Link(name, link, direction string, up bool) {
 }
 
 // Partition separates the named machines from all others.
-func (s *Sim) Partition(names ...string) {
-	s.Logf("--- partition: %v and the others", names)
+func (s *Sim) Partition(names ...string) { s.Split(names) }
+
+// Split separates groups of machines from each other and from all others.
+func (s *Sim) Split(groups ...[]string) {
+	s.Logf("--- partition: %v and the others", groups)
 	s.net.side = map[string]int{}
-	for _, n := range names {
-		s.net.side[n] = 1
+	for i, g := range groups {
+		for _, n := range g {
+			s.net.side[n] = i + 1
+		}
+	}
+}
+
+// Cut separates two machines, or keeps what the first sends from the second.
+func (s *Sim) Cut(from, to string, oneWay bool) {
+	s.Logf("--- cut: %s to %s, one way %v", from, to, oneWay)
+	if s.net.cuts == nil {
+		s.net.cuts = map[[2]string]bool{}
+	}
+	s.net.cuts[[2]string{from, to}] = true
+	if !oneWay {
+		s.net.cuts[[2]string{to, from}] = true
 	}
 }
 
 // Heal mends all links and partitions, and the network loses nothing any more.
 func (s *Sim) Heal() {
 	s.Logf("--- the network is healed")
-	s.net.side, s.net.loss, s.net.copies, s.net.late = nil, 0, 0, 0
+	s.net.side, s.net.cuts, s.net.loss, s.net.copies, s.net.late, s.net.jitter, s.net.broken = nil, nil, 0, 0, 0, 0, 0
 	for _, m := range s.nodes {
 		clear(m.cut)
 	}
 }
 
-// Loss makes the network lose this share of datagrams.
-func (s *Sim) Loss(share float64) {
-	s.Logf("--- the network loses %.0f%%", 100*share)
-	s.net.loss = share
+// Loss makes the network lose this share of datagrams, and delay each by up to jitter.
+func (s *Sim) Loss(share float64, jitter time.Duration) {
+	s.Logf("--- the network loses %.0f%%, its delay varies by %v", 100*share, jitter)
+	s.net.loss, s.net.jitter = share, jitter
+}
+
+// Copies makes this share of datagrams arrive twice.
+func (s *Sim) Copies(share float64) {
+	s.Logf("--- the network copies %.0f%%", 100*share)
+	s.net.copies = share
+}
+
+// Corrupt flips one bit in this share of datagrams. That one of them is taken is a violation.
+func (s *Sim) Corrupt(share float64) {
+	s.Logf("--- the network flips a bit of %.0f%%", 100*share)
+	s.net.broken = share
+}
+
+// Reboot begins a new boot; fast: the agent is back before anybody suspects the machine.
+func (s *Sim) Reboot(name string, fast bool) {
+	s.Logf("--- %s reboots, fast: %v", name, fast)
+	m := s.machine(name)
+	m.powerOff()
+	if fast {
+		m.newBoot()
+		m.agentAfter(fastBoot)
+	} else {
+		m.powerOn()
+	}
+}
+
+// fastBoot is less than the silence that makes a node suspect.
+const fastBoot = 100 * time.Millisecond
+
+// Panic ends the kernel: with panic=-1, as our images have it, it reboots at once. It gets to send nothing.
+func (s *Sim) Panic(name string) {
+	s.Logf("--- the kernel of %s panics", name)
+	s.machine(name).powerOff()
+	s.machine(name).powerOn()
+}
+
+// WallClock makes a machine's clock for people jump.
+func (s *Sim) WallClock(name string, by time.Duration) {
+	s.Logf("--- the wall clock of %s jumps by %v", name, by)
+	s.machine(name).wall += by
+}
+
+// Hang makes the instances of a service ignore that they are told to stop.
+func (s *Sim) Hang(service string) {
+	s.Logf("--- the instances of %s do not stop when told", service)
+	if s.hung == nil {
+		s.hung = map[string]bool{}
+	}
+	s.hung[service] = true
 }
 
 // Fail makes an instance of a service give up on its node.

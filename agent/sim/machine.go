@@ -25,6 +25,7 @@ type machine struct {
 	boot    string
 	boots   int
 	rate    float64
+	wall    time.Duration // how far its clock for people is off
 	epoch   time.Duration // true time at which local time was local
 	local   time.Duration
 	frozen  string // "", "standing" or "running": what its clock does meanwhile
@@ -219,7 +220,7 @@ type world struct {
 
 func (w *world) Now() time.Duration { return w.m.clock() }
 func (w *world) Wall() time.Time {
-	return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(w.m.sim.now)
+	return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(w.m.sim.now + w.m.wall)
 }
 func (w *world) Rand() uint64            { return w.m.sim.rng.Uint64() }
 func (w *world) Send(d member.Datagram)  { w.m.sim.send(w.m, d) }
@@ -261,6 +262,9 @@ func (w *world) Run(list []cluster.Instance) {
 		}
 		if in.Stop && !c.stop {
 			c.stop = true
+			if m.sim.hung[in.Service] {
+				continue
+			}
 			m.later(c, m.sim.between(20*time.Millisecond, 200*time.Millisecond), func() { m.exit(c, cluster.InstanceStopped) })
 		}
 	}
@@ -325,8 +329,13 @@ func (m *machine) powerOn() {
 		return
 	}
 	m.newBoot()
+	m.agentAfter(m.sim.between(m.sim.cfg.Boot, m.sim.cfg.Boot*3/2))
+}
+
+// agentAfter starts the agent of a boot that has just begun.
+func (m *machine) agentAfter(boots time.Duration) {
 	boot := m.boot
-	m.sim.after(m.sim.between(m.sim.cfg.Boot, m.sim.cfg.Boot*3/2), func() {
+	m.sim.after(boots, func() {
 		if m.boot == boot && m.powered {
 			m.do(m.startAgent)
 		}

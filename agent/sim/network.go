@@ -2,6 +2,7 @@ package sim
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/skein-os/skein/agent/cluster"
@@ -16,7 +17,10 @@ type network struct {
 	late   time.Duration
 	loss   float64
 	copies float64
-	side   map[string]int // partition: machines of different sides do not reach each other
+	jitter time.Duration      // on top of delay, at most
+	broken float64            // share of datagrams of which one bit arrives flipped
+	side   map[string]int     // partition: machines of different sides do not reach each other
+	cuts   map[[2]string]bool // what the first sends the second does not get
 }
 
 // links of node number n: 10.77.0.n and 10.77.1.n.
@@ -30,7 +34,7 @@ func links(n uint8) []cluster.Link {
 
 // passes tells whether a frame from a gets to b on a LAN, loss aside.
 func (s *Sim) passes(a, b *machine, link string) bool {
-	return !a.cut[link+" out"] && !b.cut[link+" in"] && s.net.side[a.name] == s.net.side[b.name]
+	return !a.cut[link+" out"] && !b.cut[link+" in"] && s.net.side[a.name] == s.net.side[b.name] && !s.net.cuts[[2]string{a.name, b.name}]
 }
 
 // connected tells whether a and b can talk over TCP: some link passes both ways.
@@ -66,12 +70,29 @@ func (s *Sim) send(from *machine, d member.Datagram) {
 		if s.net.late > 0 && s.rng.IntN(20) == 0 {
 			delay = s.between(delay, s.net.late)
 		}
+		if s.net.jitter > 0 {
+			delay += s.between(0, s.net.jitter)
+		}
+		payload, broken := d.Payload, s.net.broken > 0 && len(d.Payload) > 0 && s.rng.Float64() < s.net.broken
+		if broken {
+			payload = slices.Clone(payload)
+			if !s.cfg.blind {
+				payload[s.rng.IntN(len(payload))] ^= 1 << s.rng.IntN(8)
+			}
+		}
 		boot := to.boot
 		s.after(delay, func() {
 			if to.powered && to.boot == boot {
 				to.do(func() {
-					if to.brain != nil {
-						_ = to.brain.Datagram(d.Link, d.Payload) // refusals are part of the game
+					if to.brain == nil {
+						return
+					}
+					err := to.brain.Datagram(d.Link, payload) // refusals are part of the game
+					if err != nil {
+						s.Refused++
+					}
+					if broken && err == nil && to.brain.Ended() == "" {
+						s.violate("%s takes a datagram of %s with a flipped bit", to.name, from.name)
 					}
 				})
 			}

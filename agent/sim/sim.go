@@ -37,6 +37,7 @@ type Config struct {
 	// For tests of the checker: what is broken on purpose.
 	leaseOf      map[string]time.Duration // a node that believes in another lease
 	guardForever bool                     // the kernel's guard does not end
+	blind        bool                     // a datagram with a flipped bit is handed over as it was sent: taken
 }
 
 // Sim is one simulated cluster. Everything happens in calls of Run and Until.
@@ -57,13 +58,17 @@ type Sim struct {
 	// Excused overlaps: of machines that were paused with their clock standing.
 	Excused int
 	// Log is what happened, when, for people.
-	Log []string
+	Log   []string
+	logAt []time.Duration
 
 	// Faults counts what was done to the cluster, by kind.
 	Faults map[string]int
 	// Takeovers counts the instances that were claimed after a lost owner.
 	Takeovers int
+	// Refused counts datagrams that were not taken.
+	Refused int
 
+	hung      map[string]bool // services whose instances ignore a stop
 	decisions []node.Decided
 	probes    map[netip.Addr]*Probe
 }
@@ -170,12 +175,16 @@ func (s *Sim) Until(d time.Duration, cond func() bool) bool {
 // Now is true time since the beginning.
 func (s *Sim) Now() time.Duration { return s.now }
 
+// logPrefix is how long the time is that each line of the log begins with.
+const logPrefix = len("    0.000s  ")
+
 // Logf notes what happened.
 func (s *Sim) Logf(format string, args ...any) {
 	if s.cfg.Quiet {
 		return
 	}
 	s.Log = append(s.Log, fmt.Sprintf("%9.3fs  ", s.now.Seconds())+fmt.Sprintf(format, args...))
+	s.logAt = append(s.logAt, s.now)
 }
 
 func (s *Sim) violate(format string, args ...any) {
