@@ -121,7 +121,7 @@ func New(self cluster.Node, cfg Config, w World) *Brain {
 		self: self, cfg: cfg, world: w, core: member.New(cfg.Member),
 		commits: map[uint64]func(bool, error){}, powers: map[uint64]func(fence.Answer){}, mine: map[string]*assignment{},
 		quietAt: map[string]time.Duration{}, expired: map[plan.Incarnation]bool{}, reset: map[plan.Incarnation]bool{},
-		gone: map[string]time.Duration{},
+		gone:  map[string]time.Duration{},
 		coord: newCoordinator(), resumed: cfg.Resumed,
 	}
 }
