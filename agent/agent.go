@@ -188,8 +188,8 @@ func (a *Agent) Broadcast(datagram []byte) {
 	}
 }
 
-// readPID1 passes on what PID 1 tells: which processes ended.
-func (a *Agent) readPID1(exited func(pid, code, signal int, at time.Duration)) error {
+// readPID1 passes on what PID 1 tells: which processes ended, and until when the machine lives.
+func (a *Agent) readPID1(exited func(pid, code, signal int, at time.Duration), bound func(until time.Duration)) error {
 	for {
 		e, err := a.opts.PID1.Receive()
 		lineErr := (*control.LineError)(nil)
@@ -202,6 +202,8 @@ func (a *Agent) readPID1(exited func(pid, code, signal int, at time.Duration)) e
 			return err
 		case e.Op == control.Exit:
 			exited(e.PID, e.Code, e.Signal, e.At())
+		case e.Op == control.Bound:
+			bound(time.Duration(e.UntilMS) * time.Millisecond)
 		}
 	}
 }

@@ -53,6 +53,8 @@ type parts struct {
 	events chan cluster.Event
 	// wills are on their way to PID 1; only the newest counts.
 	wills chan control.Will
+	// bindings are times for PID 1 to bind the watchdog to, 0 to unbind it; only the newest counts.
+	bindings chan time.Duration
 	// decisions wait to be recorded; unrecorded counts those that found no room.
 	decisions  chan node.Decided
 	unrecorded atomic.Int64
@@ -68,7 +70,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	defer cancel(nil)
 	p := &parts{a: a, m: m, store: m.store,
 		publishing: make(chan struct{}, 1), fetching: make(chan struct{}, 1), warming: make(chan struct{}, 1),
-		events: make(chan cluster.Event, 256), wills: make(chan control.Will, 1), decisions: make(chan node.Decided, mostDecisions),
+		events: make(chan cluster.Event, 256), wills: make(chan control.Will, 1), bindings: make(chan time.Duration, 1), decisions: make(chan node.Decided, mostDecisions),
 		local: map[string]cluster.Status{}}
 	defer p.store.Close()
 	p.state.Store(&cluster.State{Meta: m.Meta, Nodes: m.nodes})
@@ -113,11 +115,15 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	cfg := member.DefaultConfig()
 	cfg.Silent, cfg.Lease = silent, lease
 	cfg.ClusterID, cfg.Key = m.Meta.ID, m.HeartbeatKey
-	brain := node.New(self, node.Config{Member: cfg, Resumed: m.resumed, Decided: p.decided}, &world{parts: p, ctx: ctx})
+	dog, err := machineWatchdog(a.opts.RunDir)
+	if err != nil {
+		a.log.Warn("this machine's watchdog proves nothing", "err", err)
+	}
+	brain := node.New(self, node.Config{Member: cfg, Watchdog: dog, Resumed: m.resumed, Decided: p.decided}, &world{parts: p, ctx: ctx})
 	brain.Ledger(first, p.store.Leader())
 
 	go func() {
-		cancel(a.readPID1(p.runtime.Exited)) // ends with the connection, which outlives this function
+		cancel(a.readPID1(p.runtime.Exited, func(until time.Duration) { a.loop.must(ctx, func(b *node.Brain) { b.Bound(until) }) })) // ends with the connection, which outlives this function
 	}()
 	resolver, err := p.dns()
 	if err != nil {

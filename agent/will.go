@@ -2,9 +2,15 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
+	"github.com/skein-os/skein/agent/cluster"
 	"github.com/skein-os/skein/agent/member"
+	"github.com/skein-os/skein/agent/pid1"
 	"github.com/skein-os/skein/agent/pid1/control"
 )
 
@@ -16,6 +22,34 @@ func (w *world) Bequeath(datagrams []member.Datagram, patience time.Duration) {
 	default:
 	}
 	w.wills <- will
+}
+
+// Bind and Unbind go to PID 1 by a goroutine too.
+func (w *world) Bind(until time.Duration) { w.leaveBinding(until) }
+func (w *world) Unbind()                  { w.leaveBinding(0) }
+
+func (w *world) leaveBinding(until time.Duration) {
+	select { // the newest is what counts; this is the only sender
+	case <-w.bindings:
+	default:
+	}
+	w.bindings <- until
+}
+
+// machineWatchdog is what PID 1 found, nil if there is none that can be relied on.
+func machineWatchdog(runDir string) (*cluster.Watchdog, error) {
+	data, err := os.ReadFile(filepath.Join(runDir, filepath.Base(pid1.ReportPath)))
+	if err != nil {
+		return nil, fmt.Errorf("which watchdog this machine has: %w", err)
+	}
+	var r pid1.Report
+	if err := json.Unmarshal(data, &r); err != nil {
+		return nil, fmt.Errorf("which watchdog this machine has: %w", err)
+	}
+	if r.Watchdog == "" || r.WatchdogTimeoutS <= 0 {
+		return nil, nil
+	}
+	return &cluster.Watchdog{Identity: r.Watchdog, Timeout: time.Duration(r.WatchdogTimeoutS) * time.Second, Software: r.Watchdog == pid1.Softdog}, nil
 }
 
 // pid1Will puts datagrams into the form that PID 1 sends. What is beyond its bounds is left out: those
@@ -38,7 +72,7 @@ func pid1Will(datagrams []member.Datagram, patience time.Duration) control.Will 
 	return w
 }
 
-// leaveWills carries wills to PID 1.
+// leaveWills carries wills and bindings to PID 1.
 func (p *parts) leaveWills(ctx context.Context) {
 	for {
 		select {
@@ -47,6 +81,14 @@ func (p *parts) leaveWills(ctx context.Context) {
 		case will := <-p.wills:
 			if err := p.a.opts.PID1.SetWill(will); err != nil && ctx.Err() == nil {
 				p.a.log.Warn("if this agent ends, the others will take the node for dead", "err", err)
+			}
+		case until := <-p.bindings:
+			tell := p.a.opts.PID1.Unbind
+			if until > 0 {
+				tell = func() error { return p.a.opts.PID1.Bind(until) }
+			}
+			if err := tell(); err != nil && ctx.Err() == nil {
+				p.a.log.Warn("PID 1 was not told until when to feed the watchdog", "err", err)
 			}
 		}
 	}

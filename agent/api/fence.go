@@ -39,6 +39,9 @@ type FenceStatus struct {
 	BootID string            `json:"boot_id"`
 	Levels []string          `json:"levels"`
 	Last   *cluster.Fence    `json:"last,omitempty"` // of any boot: see its boot_id
+	// Watchdog is what PID 1 found in this boot, bound or not; Policy the operator's choice for it.
+	Watchdog *cluster.Watchdog       `json:"watchdog,omitempty"`
+	Policy   *cluster.WatchdogPolicy `json:"watchdog_policy,omitempty"`
 }
 
 // testWithin bounds one reading for an operator, who may wait longer than fencing does.
@@ -165,9 +168,13 @@ func (s *Server) fences(w http.ResponseWriter, _ *http.Request) error {
 	out := make([]FenceStatus, 0, len(st.Nodes))
 	for i := range st.Nodes {
 		n := &st.Nodes[i]
-		f := FenceStatus{Node: n.Name, State: n.State, BootID: n.BootID, Levels: []string{"L1 lease"}, Last: st.Fence(n.Name)}
+		f := FenceStatus{Node: n.Name, State: n.State, BootID: n.BootID, Levels: []string{"L1 lease"}, Last: st.Fence(n.Name),
+			Watchdog: n.Watchdog, Policy: st.Watchdog(n.Name)}
 		if b := st.BMC(n.Name); b != nil {
 			f.Levels = append(f.Levels, string(cluster.FencePower)+" "+string(b.Driver))
+		}
+		if l := watchdogLevel(st, n); l != "" {
+			f.Levels = append(f.Levels, l)
 		}
 		f.Levels = append(f.Levels, string(cluster.FenceOperator)+" operator")
 		out = append(out, f)

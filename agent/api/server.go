@@ -118,6 +118,7 @@ func NewServer(b Backend, join http.Handler, role func(*http.Request) (string, s
 	s.handle("DELETE /v1/nodes/{name}/bmc", operator, s.removeBMC)
 	s.handle("POST /v1/nodes/{name}/bmc/test", operator, s.testBMC)
 	s.handle("GET /v1/fences", reader, s.fences)
+	s.handle("PUT /v1/nodes/{name}/watchdog", operator, s.setWatchdog)
 	s.handle("POST /v1/nodes/{name}/confirm-off", operator, s.confirmOff)
 	// Where a slow agent spends its time, for `go tool pprof`.
 	s.handle("GET /debug/pprof/profile", operator, func(w http.ResponseWriter, r *http.Request) error { pprof.Profile(w, r); return nil })

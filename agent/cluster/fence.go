@@ -70,6 +70,7 @@ type FenceLevel string
 
 const (
 	FencePower    FenceLevel = "L2" // the power controller reads off
+	FenceWatchdog FenceLevel = "L3" // its watchdog, bound to the member lease, has reset it
 	FenceOperator FenceLevel = "L4" // an operator says that the machine is off
 )
 

@@ -36,6 +36,7 @@ type Node struct {
 	Memory    int64             `json:"memory_bytes"` // what services may use, bytes
 	Labels    map[string]string `json:"labels,omitempty"`
 	Version   string            `json:"version"`
+	Watchdog  *Watchdog         `json:"watchdog,omitempty"` // nil: none was found, or it has not been told yet
 
 	Revision int64 `json:"-"` // ledger's mod revision of this record, filled in by the store
 }

@@ -16,6 +16,7 @@ const (
 	KeyImages    = KeyRoot + "images/"    // images/<reference> -> Image
 	KeyBMCs      = KeyRoot + "bmcs/"      // bmcs/<node> -> BMC; its password is secret/bmc/<node>
 	KeyFences    = KeyRoot + "fences/"    // fences/<node> -> Fence, the newest
+	KeyWatchdogs = KeyRoot + "watchdogs/" // watchdogs/<node> -> WatchdogPolicy
 	KeyEvents    = KeyRoot + "events/"    // events/<20-digit sequence> -> Event, the last 1000
 	KeyMeta      = KeyRoot + "meta"       // Meta
 	KeySecrets   = KeyRoot + "secret/"    // CA key, join token, heartbeat key: never sent by the API
@@ -89,6 +90,7 @@ type State struct {
 	Images    []Image
 	BMCs      []BMC
 	Fences    []Fence
+	Watchdogs []WatchdogPolicy
 	// Events are not part of it: they are read by whoever shows them.
 }
 

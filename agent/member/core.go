@@ -26,6 +26,8 @@ type Core struct {
 	voterSince time.Duration
 	voters     int    // self included
 	voterSet   uint64 // digest of the voters' incarnations
+	// votersSince is when voterSet last changed.
+	votersSince time.Duration
 
 	linkIDs map[string]uint8 // own links, numbered in the order they became known
 	links   []ownLink
@@ -220,12 +222,12 @@ func (c *Core) SetPeers(now time.Duration, selfVoter bool, peers []Peer) {
 		}
 		p.says = says
 	}
-	c.setVoters()
+	c.setVoters(now)
 }
 
 // setVoters counts the voters and digests their incarnations. Acknowledgements that were given under
 // another set of voters do not count for the next lease; the lease that was reached stays.
-func (c *Core) setVoters() {
+func (c *Core) setVoters(now time.Duration) {
 	names := []string{}
 	if c.selfVoter {
 		names = append(names, c.cfg.Self+"\x00"+c.cfg.BootID)
@@ -238,7 +240,7 @@ func (c *Core) setVoters() {
 	slices.Sort(names)
 	c.voters = len(names)
 	if set := digest64(append([]string{"voters"}, names...)...); set != c.voterSet {
-		c.voterSet = set
+		c.voterSet, c.votersSince = set, now
 		for _, p := range c.peers {
 			p.leaseSeq = 0
 		}

@@ -10,6 +10,9 @@
 //   - Lease: at any moment at which one member has LeaseExpired for an incarnation (node, boot), that
 //     incarnation's own View.LeaseUntil has passed, for ever. This is proof L1 of DESIGN.md, the one that
 //     lets another node answer on its floating addresses.
+//   - For promises that are longer than a lease (a watchdog's, package watchdog), PeerView.UnackedFor is the
+//     same age as a number. As voters may change in so long a time, it starts anew with each change of them:
+//     within it the voters were the same throughout, and two majorities of the same voters share one.
 //
 // It decides nothing: that a node is lost is a commit in the ledger, made by the coordinator and told to
 // every Core by Refuse.

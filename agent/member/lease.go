@@ -1,6 +1,7 @@
 package member
 
 import (
+	"math"
 	"slices"
 	"time"
 )
@@ -47,6 +48,14 @@ func (c *Core) updateLease() {
 	}
 }
 
+// acked is when the newest heartbeat was sent that a majority of voters acknowledged; 0 if there is none.
+func (c *Core) acked() time.Duration {
+	if c.ended || c.leaseUntil == 0 {
+		return 0
+	}
+	return c.leaseUntil - c.cfg.Lease
+}
+
 // heardByMajority tells whether a majority of voters received something we sent within Silent. One more
 // interval is allowed for the acknowledgement, which travels with the next heartbeat.
 func (c *Core) heardByMajority(now time.Duration) bool {
@@ -68,10 +77,22 @@ func (c *Core) prove(now time.Duration, x int) bool {
 	if c.mutant.noMargin {
 		limit = c.cfg.Lease
 	}
-	agree := 0
-	if c.selfVoter && now-c.lastAck(p) > limit {
-		agree++
+	p.condemned = c.unacked(now, x) > limit
+	return p.condemned
+}
+
+// unacked is for how long at least no majority of voters has acknowledged anything of peer number x, and never
+// will again: 0 unless a majority of them refuse it.
+func (c *Core) unacked(now time.Duration, x int) time.Duration {
+	p := c.peers[x]
+	if !c.refusing[p.inc] {
+		return 0
 	}
+	ages := make([]time.Duration, 0, 8)
+	if c.selfVoter {
+		ages = append(ages, now-c.lastAck(p))
+	}
+	most := time.Duration(math.MaxInt64)
 	for i, v := range c.peers {
 		s := &v.says[x]
 		if i == x || !s.valid {
@@ -79,13 +100,23 @@ func (c *Core) prove(now time.Duration, x int) bool {
 		}
 		age := s.age + now - v.saidAt
 		// It was told of the loss later than we, and hears what we do not hear: wait for it.
-		if !s.refused && s.acked && age <= limit && c.alive(now, v) {
-			return false
+		if !s.refused && s.acked && c.alive(now, v) {
+			most = min(most, age)
 		}
-		if v.Voter && s.refused && age > limit {
-			agree++
+		if v.Voter && s.refused {
+			ages = append(ages, age)
 		}
 	}
-	p.condemned = c.majority() > 0 && agree >= c.majority()
-	return p.condemned
+	need := c.majority()
+	if need <= 0 || len(ages) < need {
+		return 0
+	}
+	slices.Sort(ages)
+	return max(min(most, ages[len(ages)-need]), 0)
+}
+
+// unackedLong is unacked for limits so long that the voters may change meanwhile. Of two majorities of the same
+// voters at least one voter is in both; so only the time since the last change of the voters counts.
+func (c *Core) unackedLong(now time.Duration, x int) time.Duration {
+	return max(min(c.unacked(now, x), now-c.votersSince), 0)
 }

@@ -9,6 +9,9 @@ type View struct {
 	// LeaseUntil: this node may answer on guarded addresses until then, on the clock passed in. 0: no lease.
 	LeaseUntil time.Duration
 	Majority   bool // a majority of voters heard us within Silent
+	// Acked is when the newest heartbeat was sent that a majority of voters acknowledged. 0: none was, or this
+	// boot has ended.
+	Acked time.Duration
 	// RefusedBy are members that refuse this very incarnation: the ledger says that it is lost, and this
 	// node has not read it yet.
 	RefusedBy []string
@@ -38,7 +41,11 @@ type PeerView struct {
 	Unheard      bool
 	Links        []LinkView // as committed, one for each local link
 	LeaseExpired bool       // proof L1: this incarnation has no lease and never will again
-	NewBoot      string     // another boot of this node that lives, heard and authenticated
+	// UnackedFor is for how long at least no majority of voters has acknowledged a heartbeat of it, and none
+	// ever will again; 0 unless a majority of them refuse it. It is counted from the last change of the voters
+	// at most. What the incarnation promised to end so long after an acknowledgement has ended (proof L3).
+	UnackedFor time.Duration
+	NewBoot    string // another boot of this node that lives, heard and authenticated
 }
 
 // LinkView is one link between us and a peer, in both directions.
@@ -53,7 +60,7 @@ type LinkView struct {
 // View returns the state at now.
 func (c *Core) View(now time.Duration) View {
 	c.wake(now)
-	v := View{Majority: c.heardByMajority(now), Peers: make([]PeerView, 0, len(c.peers))}
+	v := View{Majority: c.heardByMajority(now), Acked: c.acked(), Peers: make([]PeerView, 0, len(c.peers))}
 	if c.leaseUntil > now {
 		v.LeaseUntil = c.leaseUntil
 	}
@@ -79,6 +86,7 @@ func (c *Core) View(now time.Duration) View {
 			Unheard:         silentVoters > c.voters-c.majority(),
 			Links:           c.linkViews(now, p),
 			LeaseExpired:    c.prove(now, i),
+			UnackedFor:      c.unackedLong(now, i),
 			NewBoot:         p.newBoot,
 		})
 	}

@@ -23,6 +23,8 @@ type Config struct {
 	StatusDelay time.Duration
 	// JoinPatience is for how long a node that is joining may stay silent; default 15 s.
 	JoinPatience time.Duration
+	// Watchdog of this machine in this boot, nil if it has none. Bound is not used.
+	Watchdog *cluster.Watchdog
 	// Resumed: an earlier agent of this boot was a member. Tell that this one goes on.
 	Resumed bool
 	// Decided, if set, is told of each decision of the coordinator after it was sent on its way to the
@@ -74,7 +76,9 @@ type Brain struct {
 	quietAt map[string]time.Duration // peer -> when World.Quiet was last called for it
 
 	expired map[plan.Incarnation]bool // proof L1, which holds for ever
-	gone    map[string]time.Duration  // when we first saw the ledger without a node that instances name
+	reset   map[plan.Incarnation]bool // proof L3, the same
+	dog     binding
+	gone    map[string]time.Duration // when we first saw the ledger without a node that instances name
 
 	willAt  time.Duration // when to make the next will
 	resumed bool          // that this agent goes on for an earlier one is still to be told
@@ -116,7 +120,8 @@ func New(self cluster.Node, cfg Config, w World) *Brain {
 	return &Brain{
 		self: self, cfg: cfg, world: w, core: member.New(cfg.Member),
 		commits: map[uint64]func(bool, error){}, powers: map[uint64]func(fence.Answer){}, mine: map[string]*assignment{},
-		quietAt: map[string]time.Duration{}, expired: map[plan.Incarnation]bool{}, gone: map[string]time.Duration{},
+		quietAt: map[string]time.Duration{}, expired: map[plan.Incarnation]bool{}, reset: map[plan.Incarnation]bool{},
+		gone:  map[string]time.Duration{},
 		coord: newCoordinator(), resumed: cfg.Resumed,
 	}
 }
@@ -352,6 +357,7 @@ func (b *Brain) think() {
 		if p := &b.view.Peers[i]; p.LeaseExpired {
 			b.expired[plan.Incarnation{Node: p.Name, BootID: p.BootID}] = true
 		}
+		b.noteReset(&b.view.Peers[i])
 	}
 	if b.resumed && b.view.Majority {
 		b.resumed = false
@@ -362,6 +368,7 @@ func (b *Brain) think() {
 		})
 	}
 	b.noteQuiet(now)
+	b.bind(now)
 	b.takeOver(now)
 	b.run()
 	b.hold()

@@ -31,7 +31,8 @@ type stage struct {
 	routes  []Route
 	commits map[uint64]cluster.Txn
 	events  []cluster.Event
-	wills   int // how often one was left
+	wills   int             // how often one was left
+	bound   []time.Duration // what PID 1 was told; 0: Unbind
 	doomed  string
 }
 
@@ -50,6 +51,8 @@ func (s *stage) Bequeath(will []member.Datagram, _ time.Duration) {
 		s.wills++
 	}
 }
+func (s *stage) Bind(until time.Duration) { s.bound = append(s.bound, until) }
+func (s *stage) Unbind()                  { s.bound = append(s.bound, 0) }
 func (s *stage) Commit(id uint64, t cluster.Txn) {
 	s.calls = append(s.calls, "commit")
 	s.commits[id] = t

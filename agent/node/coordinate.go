@@ -346,7 +346,7 @@ func looks(s plan.Snapshot) string {
 		parts = append(parts, n)
 	}
 	for i, e := range s.Evidence {
-		parts = append(parts, fmt.Sprintf("%s/%s %v %v %v %s", i.Node, i.BootID, e.LeaseExpired, e.NewBoot, e.GoneFor >= takeover.GoneGrace, e.PoweredOff))
+		parts = append(parts, fmt.Sprintf("%s/%s %v %v %v %s %v", i.Node, i.BootID, e.LeaseExpired, e.NewBoot, e.GoneFor >= takeover.GoneGrace, e.PoweredOff, e.Reset))
 	}
 	slices.Sort(parts)
 	return strings.Join(parts, "\n")

@@ -13,12 +13,16 @@ import (
 
 // evidence of one incarnation, from what is heard and what the ledger says.
 func (b *Brain) evidence(node, boot string, now time.Duration) takeover.Evidence {
-	e := takeover.Evidence{LeaseExpired: b.expired[plan.Incarnation{Node: node, BootID: boot}]}
+	inc := plan.Incarnation{Node: node, BootID: boot}
+	e := takeover.Evidence{LeaseExpired: b.expired[inc], Reset: b.reset[inc]}
 	living := false
 	for i := range b.view.Peers {
 		if p := &b.view.Peers[i]; p.Name == node && p.BootID == boot {
 			e.NewBoot = p.NewBoot != ""
 			living = heard(p)
+			if b.state.Node(node).ResetAfter() > 0 {
+				e.UnackedFor = p.UnackedFor.Truncate(time.Second)
+			}
 		}
 	}
 	if f := b.state.Fence(node); f != nil && f.BootID == boot {

@@ -24,6 +24,10 @@ type World interface {
 	// Bequeath leaves datagrams with whoever outlives this agent, to be sent when it has ended by itself, for
 	// as long as patience (see member.Core.Will). Called about every second; the newest counts.
 	Bequeath(will []member.Datagram, patience time.Duration)
+	// Bind has whoever outlives this agent feed the machine's watchdog only so that it is off at until, on Now's
+	// clock; Unbind ends that. Binding is answered by Brain.Bound. The newest call counts.
+	Bind(until time.Duration)
+	Unbind()
 	// Commit starts a transaction. Its outcome comes back as Brain.Committed(id, ...), always and once;
 	// bound the wait to about 2 s. err means that the outcome is unknown.
 	Commit(id uint64, t cluster.Txn)

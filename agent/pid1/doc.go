@@ -7,6 +7,9 @@
 //
 //   - The watchdog is fed only while the agent says that it is well (control.Feed), or within a bounded
 //     grace while it starts. How long is decided in one place without a clock of its own, guard.
+//   - Once the agent has bound the watchdog (control.Bind), it is fed only so that the machine is off at the
+//     time that was named last: by an agent that cannot name a later one, and without an agent, it ends then.
+//     Nothing but a later Bind, or Unbind, of the agent changes that; see package watchdog.
 //   - An agent that ends, for whatever reason, is started again with back-off. The services never notice:
 //     they live in their own cgroup, and their exits are kept for the next agent. What the dead agent left
 //     behind in its own cgroup (half-done helpers) is killed before the next one starts, so that two

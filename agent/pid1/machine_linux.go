@@ -17,7 +17,7 @@ import (
 // Machine is the World of a real node. It is made by boot.
 type Machine struct {
 	console  *console
-	watchdog *watchdog // nil on a machine without one
+	watchdog *armedWatchdog // nil on a machine without one
 	cgroups  *cgroups
 	report   Report
 
@@ -176,6 +176,14 @@ func (m *Machine) FeedWatchdog() error {
 		return nil
 	}
 	return m.watchdog.feed()
+}
+
+// WatchdogTimeout implements World. A watchdog whose timeout is not known for certain counts as none.
+func (m *Machine) WatchdogTimeout() time.Duration {
+	if m.watchdog == nil || m.report.Watchdog == "" {
+		return 0
+	}
+	return m.watchdog.timeout
 }
 
 // Unmount implements World.

@@ -12,6 +12,9 @@ const RunDir = "/run/skein"
 // ReportPath is where PID 1 leaves its Report for the agent.
 const ReportPath = RunDir + "/boot.json"
 
+// Softdog is the identity of the kernel's own timer: a watchdog that is as dead as the kernel.
+const Softdog = "Software Watchdog"
+
 // Report is how the machine booted. Times are milliseconds since the kernel's start.
 type Report struct {
 	StartMS int64 `json:"start_ms"` // PID 1's first line of code

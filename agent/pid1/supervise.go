@@ -56,6 +56,7 @@ type supervisor struct {
 	backoff backoff
 	history history
 	will    will
+	binding binding
 
 	stopping  *stopping // nil until the machine is to stop
 	lastFeed  time.Duration
@@ -119,6 +120,15 @@ func (s *supervisor) step() bool {
 		s.feedWatchdog(now) // the cap on the stop is what bounds this
 		return s.stopStep(now)
 	}
+	ended, stop := s.boundStep(now)
+	if stop {
+		s.world.Logf("the watchdog did not reset this machine: rebooting by force")
+		s.world.Stop(Restart)
+		return true
+	}
+	if ended {
+		return false
+	}
 	switch s.guard.decide(now) {
 	case feed:
 		s.starved = false
@@ -156,7 +166,7 @@ func (s *supervisor) pause() time.Duration {
 		return stopInterval
 	}
 	d := checkInterval
-	if s.agent == nil {
+	if s.agent == nil && s.binding.lapsed == 0 { // else none is started any more
 		d = min(d, s.startAt-s.world.Uptime())
 	}
 	if s.will.sending() {
@@ -168,8 +178,10 @@ func (s *supervisor) pause() time.Duration {
 // feedInterval is how often the hardware is fed: rarely enough to cost nothing.
 const feedInterval = time.Second
 
+// feedWatchdog is the only way to the hardware. The clock is read anew: whatever was done since the step began
+// may have taken time. What passes after that is what package watchdog allows for.
 func (s *supervisor) feedWatchdog(now time.Duration) {
-	if now < s.lastFeed+feedInterval {
+	if now < s.lastFeed+feedInterval || !s.binding.mayFeed(s.world.Uptime(), s.world.WatchdogTimeout()) {
 		return
 	}
 	s.lastFeed = now
@@ -200,6 +212,9 @@ func (s *supervisor) start(now time.Duration) {
 	out := make(chan control.Event, queueSize)
 	for _, e := range s.history.all() {
 		out <- e
+	}
+	if s.binding.until != 0 {
+		out <- control.Event{Op: control.Bound, UntilMS: s.binding.until.Milliseconds()}
 	}
 	out <- control.Event{Op: control.Replayed}
 	s.will.revoked = false
@@ -317,6 +332,14 @@ func (s *supervisor) hear(h heard) {
 	case control.SetWill:
 		if current {
 			s.will.set(*h.request.Will)
+		}
+	case control.Bind:
+		if current {
+			s.bind(h.request)
+		}
+	case control.Unbind:
+		if current {
+			s.unbind()
 		}
 	case control.Reboot:
 		s.beginStop(Restart, h.request.Reason)

@@ -37,6 +37,7 @@ type fakeWorld struct {
 	log      []string
 	startErr error
 	wills    []sentWill
+	dog      time.Duration // the watchdog's timeout
 }
 
 type sentWill struct {
@@ -144,6 +145,8 @@ func (w *fakeWorld) FeedWatchdog() error {
 	w.outcomes.fedAt = time.Since(w.boot)
 	return nil
 }
+
+func (w *fakeWorld) WatchdogTimeout() time.Duration { return w.dog }
 
 func (w *fakeWorld) SendWill(will control.Will) error {
 	w.mu.Lock()

@@ -15,9 +15,9 @@ import (
 // watchdogDevice is the one that PID 1 opens: the first that registered.
 const watchdogDevice = "/dev/watchdog0"
 
-// watchdog is an armed watchdog. It is never closed and never disarmed, not by a stop of the machine either:
+// armedWatchdog is one that counts. It is never closed and never disarmed, not by a stop of the machine either:
 // a stop that hangs must end in a reset too.
-type watchdog struct {
+type armedWatchdog struct {
 	fd       int
 	identity string
 	timeout  time.Duration
@@ -88,7 +88,7 @@ func (m *Machine) keepFed(limit time.Duration) (stop func()) {
 	}
 }
 
-func openWatchdog(path string, timeout time.Duration) (*watchdog, error) {
+func openWatchdog(path string, timeout time.Duration) (*armedWatchdog, error) {
 	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0) // opening starts the countdown
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -96,7 +96,7 @@ func openWatchdog(path string, timeout time.Duration) (*watchdog, error) {
 		}
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	dog := &watchdog{fd: fd, identity: "unknown", timeout: timeout}
+	dog := &armedWatchdog{fd: fd, identity: "unknown", timeout: timeout}
 	if info, err := unix.IoctlGetWatchdogInfo(fd); err == nil {
 		name, _, _ := bytes.Cut(info.Identity[:], []byte{0})
 		dog.identity = string(name)
@@ -116,7 +116,7 @@ func openWatchdog(path string, timeout time.Duration) (*watchdog, error) {
 	return dog, dog.feed()
 }
 
-func (w *watchdog) feed() error {
+func (w *armedWatchdog) feed() error {
 	if err := unix.IoctlWatchdogKeepalive(w.fd); err != nil {
 		return fmt.Errorf("feed watchdog %s: %w", w.identity, err)
 	}

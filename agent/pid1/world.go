@@ -45,6 +45,8 @@ type World interface {
 	ServicesRunning() bool
 	// FeedWatchdog restarts the watchdog's countdown. On a machine without one it does nothing.
 	FeedWatchdog() error
+	// WatchdogTimeout is from a feed to the reset, as the driver took it; 0 on a machine without a watchdog.
+	WatchdogTimeout() time.Duration
 	// SendWill sends the datagrams of a dead agent's will. It does not block: what has no room is lost.
 	SendWill(control.Will) error
 	// Unmount unmounts what can be unmounted and writes back what is dirty. It may block (a storage that

@@ -93,6 +93,9 @@ func (l *Ledger) State() *cluster.State {
 		case cluster.Fence:
 			v.Revision = r.change
 			st.Fences = append(st.Fences, v)
+		case cluster.WatchdogPolicy:
+			v.Revision = r.change
+			st.Watchdogs = append(st.Watchdogs, v)
 		case string: // a slot
 		default:
 			panic(fmt.Sprintf("ledger: record %s of unknown type %T", k, v))

@@ -38,10 +38,17 @@ func Live(cfg Config, st *cluster.State, coordinator string) (*Sim, error) {
 		if n.State != cluster.NodeLost {
 			m.newBoot()
 			m.boot = n.BootID
+			m.armWatchdog()
+			if n.ResetAfter() > 0 {
+				m.dog.until = m.clock() + n.Watchdog.Bound
+			}
 		}
 		l.records[n.Key()] = record{value: n, created: n.Revision, change: n.Revision}
 	}
 	for _, v := range st.Services {
+		l.records[v.Key()] = record{value: v, created: v.Revision, change: v.Revision}
+	}
+	for _, v := range st.Watchdogs {
 		l.records[v.Key()] = record{value: v, created: v.Revision, change: v.Revision}
 	}
 	for _, v := range st.Statuses {

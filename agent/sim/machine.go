@@ -43,6 +43,7 @@ type machine struct {
 	known   *cluster.State // as last given to brain
 	knownAs bool           // the coordinator, when it was
 
+	dog dog    // of this boot
 	bmc string // how its power controller behaves, "" or "ok" as it should
 
 	containers map[string]*container
@@ -90,6 +91,7 @@ func (m *machine) newBoot() {
 	m.frozen, m.waiting, m.excused = "", nil, 0
 	m.lives, m.will = 0, will{}
 	m.setClock(m.sim.between(0, 5*time.Second))
+	m.armWatchdog()
 }
 
 func (m *machine) record(state cluster.NodeState) cluster.Node {
@@ -152,11 +154,12 @@ func (m *machine) sync() {
 			m.admit(rec)
 			return
 		}
-		cfg := node.Config{Member: s.cfg.Member, Resumed: m.lives > 1, Decided: s.decided}
+		cfg := node.Config{Member: s.cfg.Member, Resumed: m.lives > 1, Decided: s.decided, Watchdog: m.watchdog()}
 		if l := s.cfg.leaseOf[m.name]; l > 0 {
 			cfg.Member.Lease = l
 		}
 		m.brain = node.New(*rec, cfg, &world{m: m, gen: m.gen})
+		m.tellBound(m.gen) // as PID 1 tells a new agent
 	}
 	if s.reaches(m) {
 		// The watch of a real store is silent while nothing changes; so is this one.
@@ -348,6 +351,7 @@ func (m *machine) freeze(clock string) {
 	}
 	m.local, m.epoch = m.clock(), m.sim.now
 	m.frozen = clock
+	m.dog.stood = m.dog.stood || clock == "standing"
 }
 
 func (m *machine) thaw() {

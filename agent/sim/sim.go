@@ -34,10 +34,15 @@ type Config struct {
 	// Tick is the least time between two calls of Brain.Tick, default 20 ms; at most half as much again.
 	Tick time.Duration
 
+	// Watchdog is the timeout of each machine's watchdog, 0: they have none.
+	Watchdog time.Duration
+
 	// For tests of the checker: what is broken on purpose.
-	leaseOf      map[string]time.Duration // a node that believes in another lease
-	guardForever bool                     // the kernel's guard does not end
-	blind        bool                     // a datagram with a flipped bit is handed over as it was sent: taken
+	mayFeed      func(now, until, w time.Duration) bool // another rule for PID 1
+	bindLate     bool                                   // PID 1 says that it is bound, and is not
+	leaseOf      map[string]time.Duration               // a node that believes in another lease
+	guardForever bool                                   // the kernel's guard does not end
+	blind        bool                                   // a datagram with a flipped bit is handed over as it was sent: taken
 }
 
 // Sim is one simulated cluster. Everything happens in calls of Run and Until.

@@ -14,7 +14,7 @@ import (
 )
 
 // statePrefixes are what a State is made of; meta is one key.
-var statePrefixes = []string{cluster.KeyNodes, cluster.KeyServices, cluster.KeyInstances, cluster.KeyStatus, cluster.KeyImages, cluster.KeyBMCs, cluster.KeyFences}
+var statePrefixes = []string{cluster.KeyNodes, cluster.KeyServices, cluster.KeyInstances, cluster.KeyStatus, cluster.KeyImages, cluster.KeyBMCs, cluster.KeyFences, cluster.KeyWatchdogs}
 
 // Read reads the whole state as it is now: all that was committed before the call is in it.
 func (s *Store) Read(ctx context.Context) (*cluster.State, error) {
@@ -136,6 +136,13 @@ func (b *builder) put(kv *mvccpb.KeyValue) error {
 		}
 		v.Revision = kv.ModRevision
 		set(b, cluster.KeyFences, &b.next.Fences, key, v, (*cluster.Fence).Key)
+	case strings.HasPrefix(key, cluster.KeyWatchdogs):
+		var v cluster.WatchdogPolicy
+		if err := json.Unmarshal(kv.Value, &v); err != nil {
+			return err
+		}
+		v.Revision = kv.ModRevision
+		set(b, cluster.KeyWatchdogs, &b.next.Watchdogs, key, v, (*cluster.WatchdogPolicy).Key)
 	}
 	return nil
 }
@@ -156,6 +163,8 @@ func (b *builder) remove(key string) {
 		unset(b, cluster.KeyBMCs, &b.next.BMCs, key, (*cluster.BMC).Key)
 	case strings.HasPrefix(key, cluster.KeyFences):
 		unset(b, cluster.KeyFences, &b.next.Fences, key, (*cluster.Fence).Key)
+	case strings.HasPrefix(key, cluster.KeyWatchdogs):
+		unset(b, cluster.KeyWatchdogs, &b.next.Watchdogs, key, (*cluster.WatchdogPolicy).Key)
 	}
 }
 

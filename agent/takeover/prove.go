@@ -2,6 +2,8 @@ package takeover
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/skein-os/skein/agent/cluster"
@@ -16,6 +18,12 @@ type Evidence struct {
 	// PoweredOff is the boot that ended with its machine's power: read off by its controller (L2), or by an
 	// operator's word (L4). It proves nothing of any other boot.
 	PoweredOff string `json:"powered_off,omitempty"`
+	// UnackedFor is for how long at least no majority can have acknowledged anything of it (package member),
+	// in whole seconds; only of an incarnation whose watchdog is bound.
+	UnackedFor time.Duration `json:"unacked_for_ns,omitempty"`
+	// Reset: it has been so for long enough, at some time: its watchdog has reset it (L3). What was proven once
+	// stays so.
+	Reset bool `json:"reset,omitempty"`
 	// Fencing is what came of fencing it so far, a clause for people.
 	Fencing string `json:"fencing,omitempty"`
 	// GoneFor is for how long the ledger, as far as this node has seen, has had no record of the node.
@@ -48,6 +56,10 @@ func Prove(safety cluster.Safety, o cluster.Owner, node *cluster.Node, e Evidenc
 		return Proof{true, fmt.Sprintf("%s was removed from the cluster", o.Node)}
 	case e.PoweredOff != "" && e.PoweredOff == o.BootID:
 		return Proof{true, fmt.Sprintf("%s is off: %s", o.Node, e.Fencing)}
+	case node.ResetAfter() > 0 && (e.Reset || e.UnackedFor > node.ResetAfter()):
+		return Proof{true, fmt.Sprintf("the watchdog of %s has reset it: it is fed only while a majority hears it, and none has for %v", o.Node, node.ResetAfter().Round(time.Second))}
+	case safety != cluster.SafetyLease && node.ResetAfter() > 0:
+		return Proof{false, fmt.Sprintf("proof is missing that %s is off: %s", o.Node, strings.Join(slices.DeleteFunc([]string{e.Fencing, resetIn(node, e)}, func(s string) bool { return s == "" }), "; "))}
 	case safety != cluster.SafetyLease && e.Fencing != "":
 		return Proof{false, fmt.Sprintf("proof is missing that %s is off: %s; if you know that it is off: 'skein fence confirm %[1]s'", o.Node, e.Fencing)}
 	case safety != cluster.SafetyLease: // an unknown class gets the strict answer
@@ -58,4 +70,16 @@ func Prove(safety cluster.Safety, o cluster.Owner, node *cluster.Node, e Evidenc
 		return Proof{false, fmt.Sprintf("%s was removed a moment ago, its lease may not have ended", o.Node)}
 	}
 	return Proof{false, fmt.Sprintf("proof is missing that the lease of %s has expired", o.Node)}
+}
+
+// resetStep is how coarse the time that is left is told: what is told is committed at each change.
+const resetStep = 5 * time.Second
+
+// resetIn is a clause about a watchdog that will give the proof.
+func resetIn(node *cluster.Node, e Evidence) string {
+	left := node.ResetAfter() - e.UnackedFor
+	if e.UnackedFor == 0 {
+		return "its watchdog will have reset it " + node.ResetAfter().Round(time.Second).String() + " after the last time a majority heard it"
+	}
+	return fmt.Sprintf("its watchdog will have reset it in at most %v", max(left+resetStep-1, resetStep).Truncate(resetStep))
 }

@@ -1,6 +1,7 @@
 package takeover
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +12,8 @@ func TestProve(t *testing.T) {
 	o := cluster.Owner{Node: "n1", BootID: "a"}
 	lost := &cluster.Node{Name: "n1", BootID: "a", State: cluster.NodeLost}
 	back := &cluster.Node{Name: "n1", BootID: "b", State: cluster.NodeJoining}
+	bound := &cluster.Node{Name: "n1", BootID: "a", State: cluster.NodeLost, Watchdog: &cluster.Watchdog{Timeout: 10 * time.Second, Bound: 38 * time.Second}}
+	unbound := &cluster.Node{Name: "n1", BootID: "a", State: cluster.NodeLost, Watchdog: &cluster.Watchdog{Timeout: 10 * time.Second}}
 	for _, tt := range []struct {
 		name         string
 		node         *cluster.Node
@@ -24,6 +27,11 @@ func TestProve(t *testing.T) {
 		{name: "read off", node: lost, e: Evidence{PoweredOff: "a"}, lease: true, power: true},
 		{name: "another boot was read off", node: lost, e: Evidence{PoweredOff: "b"}},
 		{name: "fencing has not succeeded", node: lost, e: Evidence{Fencing: "its controller lies"}},
+		{name: "bound watchdog, not long enough", node: bound, e: Evidence{UnackedFor: 39 * time.Second}},
+		{name: "bound watchdog, long enough", node: bound, e: Evidence{UnackedFor: 40 * time.Second}, lease: true, power: true},
+		{name: "bound watchdog, was long enough", node: bound, e: Evidence{Reset: true}, lease: true, power: true},
+		{name: "a watchdog that is not bound", node: unbound, e: Evidence{UnackedFor: time.Hour, Reset: true}},
+		{name: "no watchdog", node: lost, e: Evidence{UnackedFor: time.Hour, Reset: true}},
 		{name: "just removed"},
 		{name: "removed, lease seen expired", e: Evidence{LeaseExpired: true}, lease: true},
 		{name: "removed long ago", e: Evidence{GoneFor: GoneGrace}, lease: true, power: true},
@@ -98,6 +106,23 @@ func TestResume(t *testing.T) {
 		tk := Resume(in, tt.status)
 		if got := tk.Step(); got != tt.want {
 			t.Errorf("%s: got %s, want %s", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestProofTellsTheTimeThatIsLeft(t *testing.T) {
+	o := cluster.Owner{Node: "n1", BootID: "a"}
+	node := &cluster.Node{Name: "n1", BootID: "a", State: cluster.NodeLost, Watchdog: &cluster.Watchdog{Timeout: 10 * time.Second, Bound: 38 * time.Second}}
+	for _, tt := range []struct {
+		e    Evidence
+		want string
+	}{
+		{Evidence{UnackedFor: 28 * time.Second}, "its watchdog will have reset it in at most 15s"},
+		{Evidence{UnackedFor: 39 * time.Second}, "its watchdog will have reset it in at most 5s"},
+		{Evidence{UnackedFor: 28 * time.Second, Fencing: "its controller lies"}, "its controller lies; its watchdog will have reset it in at most 15s"},
+	} {
+		if got := Prove(cluster.SafetyPower, o, node, tt.e); got.OK || !strings.HasSuffix(got.Text, tt.want) {
+			t.Errorf("%+v: got %+v, want %q", tt.e, got, tt.want)
 		}
 	}
 }

@@ -16,8 +16,8 @@ import (
 func fenceCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "fence", Short: "Proof that lost nodes are off",
 		Long: `A service whose safety is power runs elsewhere only when there is proof that the machine it ran on is off:
-its power controller reads off (L2, 'skein node bmc'), the machine is back in a new boot, or an operator says
-so (L4). What is behind a floating address needs the end of a lease only (L1).`,
+its power controller reads off (L2, 'skein node bmc'), its watchdog has reset it (L3, 'skein fence watchdog'), the
+machine is back in a new boot, or an operator says so (L4). What is behind a floating address needs the end of a lease only (L1).`,
 		Example: "  skein fence ls\n  skein fence confirm n2"}
 	ls := &cobra.Command{
 		Use: "ls", Short: "What can prove each node's end, and what came of it last", Args: cobra.NoArgs,
@@ -35,7 +35,7 @@ so (L4). What is behind a floating address needs the end of a lease only (L1).`,
 		},
 	}
 	addOutputFlag(ls)
-	cmd.AddCommand(ls, fenceConfirmCommand())
+	cmd.AddCommand(ls, fenceConfirmCommand(), fenceWatchdogCommand())
 	return cmd
 }
 

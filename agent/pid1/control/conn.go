@@ -100,6 +100,15 @@ func (c *Conn) Poweroff(reason string) error {
 // are PID 1's children follow as events. The empty cgroups stay for the agent to remove.
 func (c *Conn) StopServices() error { return c.send(Request{Op: StopServices}) }
 
+// Bind has PID 1 feed the watchdog only so that the machine is off at until, on CLOCK_BOOTTIME. Once bound, only
+// a later Bind prolongs its life; a new agent does not end it. PID 1 answers with Bound.
+func (c *Conn) Bind(until time.Duration) error {
+	return c.send(Request{Op: Bind, UntilMS: until.Milliseconds()})
+}
+
+// Unbind has PID 1 feed the watchdog as if it had never been bound.
+func (c *Conn) Unbind() error { return c.send(Request{Op: Unbind}) }
+
 // SetWill leaves w with PID 1, in place of an earlier one.
 func (c *Conn) SetWill(w Will) error {
 	if err := w.check(); err != nil {

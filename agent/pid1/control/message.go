@@ -17,6 +17,9 @@ const (
 	MaxReason = 512
 	// History is how many exits PID 1 remembers for the next agent.
 	History = 1024
+
+	// maxTimeMS is the latest time since boot that is believed: a hundred years.
+	maxTimeMS = int64(100 * 365 * 24 * time.Hour / time.Millisecond)
 )
 
 // RequestOp is what the agent asks of PID 1.
@@ -29,6 +32,8 @@ const (
 	Poweroff     RequestOp = "poweroff"      // stop in order and power off
 	StopServices RequestOp = "stop-services" // kill everything in the services' cgroup, now
 	SetWill      RequestOp = "will"          // what to send when the agent has ended
+	Bind         RequestOp = "bind"          // from now on feed the watchdog only so that the machine is off at UntilMS
+	Unbind       RequestOp = "unbind"        // feed it as if there had been no Bind
 )
 
 // Request is one line from the agent to PID 1.
@@ -40,6 +45,8 @@ type Request struct {
 	// Zero means the moment of reading.
 	AtMS int64 `json:"at_ms,omitempty"`
 	Will *Will `json:"will,omitempty"` // of SetWill
+	// UntilMS, of Bind, is when the machine must be off, in milliseconds of CLOCK_BOOTTIME.
+	UntilMS int64 `json:"until_ms,omitempty"`
 }
 
 // EventOp is what PID 1 tells the agent.
@@ -49,6 +56,9 @@ type EventOp string
 const (
 	Exit     EventOp = "exit"     // an orphan ended
 	Replayed EventOp = "replayed" // all remembered exits were sent; what follows is news
+	// Bound: the watchdog is fed only so that the machine is off at UntilMS. It answers every Bind that was
+	// taken, and is told to a new agent if the one before had the watchdog bound.
+	Bound EventOp = "bound"
 )
 
 // Event is one line from PID 1 to the agent. PID and what follows belong to Exit.
@@ -58,6 +68,8 @@ type Event struct {
 	Code   int     `json:"code"`             // exit status, when Signal is 0
 	Signal int     `json:"signal,omitempty"` // the signal that ended it, or 0
 	AtMS   int64   `json:"at_ms,omitempty"`  // when it was reaped, in milliseconds of CLOCK_BOOTTIME
+	// UntilMS belongs to Bound.
+	UntilMS int64 `json:"until_ms,omitempty"`
 }
 
 // At is when the process was reaped, counted on CLOCK_BOOTTIME.
@@ -81,16 +93,22 @@ func ParseRequest(line []byte) (Request, error) {
 		return Request{}, fmt.Errorf("not a request: %w", err)
 	}
 	switch r.Op {
-	case Feed, Reboot, Poweroff, StopServices:
+	case Feed, Reboot, Poweroff, StopServices, Unbind:
+		r.Will, r.UntilMS = nil, 0
+	case Bind:
 		r.Will = nil
+		if r.UntilMS <= 0 || r.UntilMS > maxTimeMS {
+			return Request{}, fmt.Errorf("until_ms %d is not a time since boot", r.UntilMS)
+		}
 	case SetWill:
 		if err := r.Will.check(); err != nil {
 			return Request{}, fmt.Errorf("will: %w", err)
 		}
+		r.UntilMS = 0
 	default:
 		return Request{}, fmt.Errorf("unknown request %.40q", r.Op)
 	}
-	if r.AtMS < 0 || r.AtMS > int64(100*365*24*time.Hour/time.Millisecond) {
+	if r.AtMS < 0 || r.AtMS > maxTimeMS {
 		return Request{}, fmt.Errorf("at_ms %d is not a time since boot", r.AtMS)
 	}
 	r.Reason = clip(r.Reason)
@@ -108,6 +126,9 @@ func ParseEvent(line []byte) (Event, error) {
 	}
 	switch {
 	case e.Op == Replayed:
+	case e.Op == Bound && e.UntilMS > 0 && e.UntilMS <= maxTimeMS:
+	case e.Op == Bound:
+		return Event{}, fmt.Errorf("until_ms %d is not a time since boot", e.UntilMS)
 	case e.Op == Exit && e.PID > 0:
 	case e.Op == Exit:
 		return Event{}, errors.New("exit of no process")

@@ -31,6 +31,11 @@ func TestParseRequest(t *testing.T) {
 		{line: `{"op":"will","will":{"patience_ms":8000,"links":[{"link":"eth0","payload":"AQI=","to":["10.77.0.2:7700"]}]}}`,
 			want: Request{Op: SetWill, Will: &Will{PatienceMS: 8000, Links: []WillLink{
 				{Link: "eth0", Payload: []byte{1, 2}, To: []netip.AddrPort{netip.MustParseAddrPort("10.77.0.2:7700")}}}}}},
+		{line: `{"op":"bind","until_ms":38000,"will":{}}`, want: Request{Op: Bind, UntilMS: 38000}},
+		{line: `{"op":"unbind","until_ms":7}`, want: Request{Op: Unbind}},
+		{line: `{"op":"bind"}`, err: "not a time since boot"},
+		{line: `{"op":"bind","until_ms":-1}`, err: "not a time since boot"},
+		{line: `{"op":"bind","until_ms":9223372036854775807}`, err: "not a time since boot"},
 		{line: `{"op":"will"}`, err: "there is none"},
 		{line: `{"op":"will","will":{"links":[]}}`, err: "patience"},
 		{line: `{"op":"will","will":{"patience_ms":9000000000000000000}}`, err: "patience"},
@@ -83,10 +88,14 @@ func FuzzParseRequest(f *testing.F) {
 func FuzzParseEvent(f *testing.F) {
 	f.Add([]byte(`{"op":"exit","pid":7,"code":1,"signal":0,"at_ms":12}`))
 	f.Add([]byte(`{"op":"replayed"}`))
+	f.Add([]byte(`{"op":"bound","until_ms":38000}`))
 	f.Fuzz(func(t *testing.T, line []byte) {
 		e, err := ParseEvent(line)
 		if err == nil && e.Op == Exit && e.PID <= 0 {
 			t.Errorf("accepted the exit of process %d", e.PID)
+		}
+		if err == nil && e.Op == Bound && e.UntilMS <= 0 {
+			t.Errorf("accepted a binding until %d", e.UntilMS)
 		}
 	})
 }
