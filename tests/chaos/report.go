@@ -231,7 +231,7 @@ func markdown(s summary, svg string) string {
 		strings.Join(s.nodes, " or "), strings.Join(s.accels, ", "), strings.Join(s.cpus, " or "), strings.Join(s.commits, ", "), strings.Join(s.seeds, ", "),
 		s.from.UTC().Format("2006-01-02 15:04"), s.to.UTC().Format("2006-01-02 15:04 MST"))
 	if len(s.load) > 0 {
-		p("- The host's load average when the faults came: median %.1f, max %.1f; the lab's own machines are most of it. Programs that have nothing to do with the lab used %.0f %% of the host's processors in the median step and %.0f %% in the worst.",
+		p("- The host's load average when the faults came: median %.1f, max %.1f, the lab's own machines included. Programs that have nothing to do with the lab used %.0f %% of the host's processors in the median step and %.0f %% in the worst.",
 			percentile(s.load, 50), largest(s.load), 100*percentile(s.othersUse, 50), 100*largest(s.othersUse))
 	}
 	p("- A client outside asks each address by HTTP every 50 ms (as `skein lab probe`), each time on a new connection, from before the fault until the cluster is whole again. The outage is the longest time between two answers in all of that, so it has the pause of 50 ms and the time of an answer in it, and what the return of the machine costs, too. An address is hit when the fault was on the node that answered for it.")
