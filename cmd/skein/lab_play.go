@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -227,18 +226,15 @@ func (s *labStage) mend(ctx context.Context) error {
 	}
 	for _, n := range status.Nodes {
 		if n.State == cluster.NodeDraining || n.State == cluster.NodeDrained {
-			err = errors.Join(err, s.cluster.NodeAction(ctx, n.Name, "undrain"))
+			err = errors.Join(err, s.nodeAction(ctx, n.Name, "undrain"))
 		}
-		if _, berr := s.cluster.BMC(ctx, n.Name); berr == nil {
-			err = errors.Join(err, s.cluster.RemoveBMC(ctx, n.Name))
-		}
+		err = errors.Join(err, s.again(ctx, func(ctx context.Context) error { return s.cluster.RemoveBMC(ctx, n.Name) }))
 	}
-	_, rerr := s.cluster.RemoveStack(ctx, scenarioStack)
-	var refused *api.ResponseError
-	if errors.As(rerr, &refused) && refused.Status == http.StatusNotFound {
-		rerr = nil
-	}
-	if err := errors.Join(err, rerr); err != nil {
+	err = errors.Join(err, s.again(ctx, func(ctx context.Context) error {
+		_, err := s.cluster.RemoveStack(ctx, scenarioStack)
+		return err
+	}))
+	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, settleTime)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -284,9 +285,9 @@ func (s *labStage) Do(ctx context.Context, a scenario.Action) error {
 	case scenario.Loss:
 		return s.loss(ctx, a)
 	case scenario.Drain:
-		return s.cluster.NodeAction(ctx, a.Node, "drain")
+		return s.nodeAction(ctx, a.Node, "drain")
 	case scenario.Undrain:
-		return s.cluster.NodeAction(ctx, a.Node, "undrain")
+		return s.nodeAction(ctx, a.Node, "undrain")
 	case scenario.Confirm:
 		_, err := s.cluster.ConfirmOff(ctx, a.Node)
 		return err
@@ -299,6 +300,10 @@ func (s *labStage) Do(ctx context.Context, a scenario.Action) error {
 		return s.lead(ctx, a.Node)
 	}
 	return errors.New("the lab does not know this step")
+}
+
+func (s *labStage) nodeAction(ctx context.Context, node, action string) error {
+	return s.again(ctx, func(ctx context.Context) error { return s.cluster.NodeAction(ctx, node, action) })
 }
 
 func (s *labStage) link(ctx context.Context, a scenario.Link) error {
@@ -382,18 +387,31 @@ func (s *labStage) deploy(ctx context.Context, d scenario.Deploy) error {
 	return nil
 }
 
-// apply deploys the stack as it should be now, again while the ledger changes hands.
+// apply deploys the stack as it should be now.
 func (s *labStage) apply(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, labPatience)
-	defer cancel()
 	var list []cluster.Service
 	for _, n := range s.order {
 		list = append(list, s.services[n])
 	}
-	for {
+	return s.again(ctx, func(ctx context.Context) error {
 		_, err := s.cluster.Deploy(ctx, scenarioStack, list)
+		return err
+	})
+}
+
+// again gives an order until the cluster takes or refuses it: the ledger may be changing hands, the node that
+// was asked may be the one that just died. What is to go and is gone already counts as done.
+func (s *labStage) again(ctx context.Context, order func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, labPatience)
+	defer cancel()
+	for {
+		err := order(ctx)
 		var refused *api.ResponseError
-		if err == nil || errors.As(err, &refused) && refused.Status < 500 && refused.Status != 409 {
+		is := errors.As(err, &refused)
+		switch {
+		case err == nil, is && refused.Status == http.StatusNotFound:
+			return nil
+		case is && refused.Status < http.StatusInternalServerError && refused.Status != http.StatusConflict:
 			return err
 		}
 		if s.Wait(ctx, 300*time.Millisecond) != nil {
