@@ -72,7 +72,7 @@ func playBound(seed uint64, cfg Config) *Sim {
 // TestRandomBound: what needs proof of power never runs twice, and moves by the proof of watchdogs alone.
 func TestRandomBound(t *testing.T) {
 	moved, resets := 0, 0
-	for seed := range uint64(runs(t, 25)) {
+	for seed := range uint64(max(runs(t, 25), 12)) {
 		s := playBound(seed, Config{})
 		if len(s.Violations) > 0 {
 			t.Fatalf("seed %d: %v\n%s", seed, s.Violations, strings.Join(s.Log, "\n"))
