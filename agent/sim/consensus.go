@@ -129,6 +129,7 @@ func (s *Sim) commit(m *machine, t cluster.Txn, done func(ok bool, err error)) {
 				applied, ok = true, s.Ledger.Commit(t)
 				if ok {
 					for _, p := range t.Puts {
+						s.claimed(p)
 						if in, is := p.Value.(cluster.Instance); is && in.After != nil && s.Ledger.records[p.Key].created == s.Ledger.revision {
 							s.Takeovers++
 						}

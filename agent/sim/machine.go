@@ -90,6 +90,7 @@ func (m *machine) newBoot() {
 	m.frozen, m.waiting, m.excused = "", nil, 0
 	m.lives, m.will = 0, will{}
 	m.setClock(m.sim.between(0, 5*time.Second))
+	m.sim.login(m)
 }
 
 func (m *machine) record(state cluster.NodeState) cluster.Node {
@@ -384,6 +385,7 @@ func (m *machine) start(c *container) {
 	c.live = true
 	m.sim.checkAlone(m, c)
 	m.report(c, cluster.InstanceStarting)
+	m.writes(c)
 	takes := m.sim.between(m.sim.cfg.Start, 2*m.sim.cfg.Start)
 	if c.in.After != nil && plan.StartsEarly(&c.in) {
 		if at, ok := m.kindled[c.in.After.Node]; ok && m.sim.now-at < kindleKeep {

@@ -36,6 +36,7 @@ type Config struct {
 
 	// For tests of the checker: what is broken on purpose.
 	leaseOf      map[string]time.Duration // a node that believes in another lease
+	noAbort      bool                     // a disk executes what was queued by who is preempted
 	guardForever bool                     // the kernel's guard does not end
 	blind        bool                     // a datagram with a flipped bit is handed over as it was sent: taken
 }
@@ -71,6 +72,7 @@ type Sim struct {
 	hung      map[string]bool // services whose instances ignore a stop
 	decisions []node.Decided
 	probes    map[netip.Addr]*Probe
+	san       san
 }
 
 // empty is a simulation without machines.
@@ -82,7 +84,7 @@ func empty(cfg Config, l *Ledger) *Sim {
 	cfg.Member.Key = []byte("a key for the simulator only....")
 	return &Sim{
 		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 1)), Ledger: l, net: network{delay: 2 * time.Millisecond},
-		probes: map[netip.Addr]*Probe{}, Faults: map[string]int{},
+		probes: map[netip.Addr]*Probe{}, san: newSAN(), Faults: map[string]int{},
 	}
 }
 

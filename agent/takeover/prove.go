@@ -48,9 +48,9 @@ func Prove(safety cluster.Safety, o cluster.Owner, node *cluster.Node, e Evidenc
 		return Proof{true, fmt.Sprintf("%s was removed from the cluster", o.Node)}
 	case e.PoweredOff != "" && e.PoweredOff == o.BootID:
 		return Proof{true, fmt.Sprintf("%s is off: %s", o.Node, e.Fencing)}
-	case safety != cluster.SafetyLease && e.Fencing != "":
+	case !safety.LeaseGuards() && e.Fencing != "":
 		return Proof{false, fmt.Sprintf("proof is missing that %s is off: %s; if you know that it is off: 'skein fence confirm %[1]s'", o.Node, e.Fencing)}
-	case safety != cluster.SafetyLease: // an unknown class gets the strict answer
+	case !safety.LeaseGuards(): // an unknown class gets the strict answer
 		return Proof{false, fmt.Sprintf("proof is missing that %s is off: nothing else confines its effects; power it on again, or if you know that it is off: 'skein fence confirm %[1]s'", o.Node)}
 	case e.LeaseExpired:
 		return Proof{true, fmt.Sprintf("the lease of %s has expired", o.Node)}
