@@ -38,7 +38,7 @@ unit: build
 ## sim: many more seeded fault schedules than the unit tests run, and larger models
 sim:
 	SKEIN_MODEL=all $(GO) test -timeout 10m ./agent/model
-	GOGC=800 SKEIN_SIM_RUNS=$(or $(RUNS),100000) $(GO) test -timeout 20m -v -run 'TestRandom$$|TestScenarios' ./agent/sim
+	GOGC=800 SKEIN_SIM_RUNS=$(or $(RUNS),100000) $(GO) test -timeout 20m -v -run 'TestRandom$$|TestScenarios|TestStorageFaults|TestBroken|TestOneWriter|TestCheckerSees' ./agent/sim
 
 ## bench: figures of boot, takeover, memory and size, as ratios to something in the same run
 bench: deps build image

@@ -93,7 +93,7 @@ func waitsForEnd(st *cluster.State, n *cluster.Node) string {
 	}
 	for i := range st.Instances {
 		in := &st.Instances[i]
-		if in.After == nil || in.After.Node != n.Name || in.After.BootID != n.BootID || in.Spec.Safety == cluster.SafetyLease {
+		if in.After == nil || in.After.Node != n.Name || in.After.BootID != n.BootID || in.Spec.Safety.LeaseGuards() {
 			continue
 		}
 		if s := st.Status(in.ID); s == nil || s.State == cluster.InstancePending {

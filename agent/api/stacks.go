@@ -57,6 +57,9 @@ func checkServices(st *cluster.State, stack string, services []cluster.Service) 
 	seen := map[string]bool{}
 	for i := range services {
 		svc := &services[i]
+		if err := svc.CheckVolumes(); err != nil {
+			return badRequest("%w", err)
+		}
 		if svc.Stack != stack || !validName.MatchString(svc.Name) {
 			return badRequest("service %q of stack %q: names must be lower-case letters, digits and dashes, and the stack must be %s", svc.Name, svc.Stack, stack)
 		}

@@ -22,6 +22,9 @@ const (
 	// SafetyLease: every lasting effect is behind the lease guard of the floating address (or there is
 	// none at all); the guard's expiry is proof enough.
 	SafetyLease Safety = "lease"
+	// SafetyStorage: every lasting effect is on its Volumes or behind the lease guard. It is started when its
+	// volumes are reserved for it alone (L0), and answers on its floating addresses when the lease has ended.
+	SafetyStorage Safety = "storage"
 	// SafetyPower: has effects that no guard covers; needs the owner's power to be off, read back, or
 	// the owner back in a new boot.
 	SafetyPower Safety = "power"
@@ -60,6 +63,7 @@ type Service struct {
 	Constraints []string     `json:"constraints,omitempty"` // "node.labels.disk == ssd", "node.hostname != n1"
 
 	Ports    []Port       `json:"ports,omitempty"`
+	Volumes  []Volume     `json:"volumes,omitempty"`
 	Floating []netip.Addr `json:"floating,omitempty"` // x-skein: addresses that move with the service
 
 	// Hash changes when an instance has to be replaced to follow the spec.

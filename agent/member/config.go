@@ -30,6 +30,9 @@ type Config struct {
 	// what it needs on a real one. Longer helps slower machines; a power cut while the agent restarts is
 	// noticed later by as much. At most 30 s.
 	Patience time.Duration
+	// CountFromReceipt breaks the lease on purpose: it is counted from the receipt of an acknowledgement, and not
+	// from when what is acknowledged was sent. For simulators that have to show that they notice.
+	CountFromReceipt bool
 }
 
 // DefaultConfig holds the default times: 100 ms, 400 ms, 800 ms, and 8 s of patience.

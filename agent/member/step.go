@@ -84,7 +84,7 @@ func (c *Core) acknowledged(now time.Duration, p *peer, m *message, e *entry) {
 	p.ackSeq = max(p.ackSeq, e.ack)
 	if m.voterSet == c.voterSet {
 		lease := e.ack
-		if c.mutant.leaseFromReceipt {
+		if c.mutant.leaseFromReceipt || c.cfg.CountFromReceipt {
 			lease = uint64(now / time.Microsecond)
 		}
 		p.leaseSeq = max(p.leaseSeq, lease)

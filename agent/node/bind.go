@@ -51,15 +51,12 @@ func (b *Brain) Bound(until time.Duration) {
 // nor reservation confines what it does.
 func (b *Brain) ownsPower() bool {
 	for _, a := range b.order {
-		if !confined(a.in.Spec.Safety) && !a.want.State.Ended() {
+		if !a.in.Spec.Safety.LeaseGuards() && !a.want.State.Ended() {
 			return true
 		}
 	}
 	return false
 }
-
-// confined tells whether something else than the end of the machine proves the end of its effects.
-func confined(s cluster.Safety) bool { return s == cluster.SafetyLease || s == "storage" }
 
 // bind keeps the watchdog bound while it has to be, and the ledger's record of it true.
 func (b *Brain) bind(now time.Duration) {

@@ -62,6 +62,7 @@ type Brain struct {
 
 	nextID  uint64
 	commits map[uint64]func(ok bool, err error)
+	volumes map[uint64]func(ok bool, keys []takeover.Key, err error)
 	powers  map[uint64]func(fence.Answer) // orders to power controllers that are under way
 
 	mine     map[string]*assignment // by instance ID
@@ -104,6 +105,10 @@ type assignment struct {
 	verify   bool // a verify write is under way
 	verifyAt time.Duration
 
+	volumes []*volume // of SafetyStorage; as in the specification
+	lost    string    // why its volumes are not its own any more: it is killed, and failed
+	ran     bool      // an earlier agent had started it
+
 	reported bool
 	want     cluster.Status // newest, as reported or made up here
 	dirty    bool
@@ -119,7 +124,8 @@ func New(self cluster.Node, cfg Config, w World) *Brain {
 	cfg.Member.Self, cfg.Member.BootID = self.Name, self.BootID
 	return &Brain{
 		self: self, cfg: cfg, world: w, core: member.New(cfg.Member),
-		commits: map[uint64]func(bool, error){}, powers: map[uint64]func(fence.Answer){}, mine: map[string]*assignment{},
+		commits: map[uint64]func(bool, error){}, powers: map[uint64]func(fence.Answer){},
+		volumes: map[uint64]func(bool, []takeover.Key, error){}, mine: map[string]*assignment{},
 		quietAt: map[string]time.Duration{}, expired: map[plan.Incarnation]bool{}, reset: map[plan.Incarnation]bool{},
 		gone:  map[string]time.Duration{},
 		coord: newCoordinator(), resumed: cfg.Resumed,
@@ -212,7 +218,7 @@ func (b *Brain) Report(st cluster.Status) {
 		return // of a claim that is gone
 	}
 	a.reported = true
-	b.setStatus(a, st)
+	b.setStatus(a, a.cutOff(st))
 	b.think()
 }
 
@@ -265,7 +271,7 @@ func (b *Brain) commit(t cluster.Txn, done func(ok bool, err error)) {
 
 // learn follows the ledger: who the peers are, who is lost, what this boot owns.
 func (b *Brain) learn() {
-	now, st := b.world.Now(), b.state
+	now, st, before := b.world.Now(), b.state, b.seen
 	// Promises come before acknowledgements.
 	for i := range st.Nodes {
 		if n := &st.Nodes[i]; n.State == cluster.NodeLost {
@@ -303,6 +309,7 @@ func (b *Brain) learn() {
 		if a == nil {
 			a = &assignment{takeover: takeover.Resume(in, st.Status(in.ID))}
 			b.mine[in.ID] = a
+			b.reserve(a, in, b.cfg.Resumed && !before)
 		}
 		a.in = *in
 	}
@@ -370,6 +377,7 @@ func (b *Brain) think() {
 	b.noteQuiet(now)
 	b.bind(now)
 	b.takeOver(now)
+	b.takeVolumes(now)
 	b.run()
 	b.hold()
 	b.flushStatuses(now)

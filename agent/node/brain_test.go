@@ -12,7 +12,16 @@ import (
 	"github.com/skein-os/skein/agent/cluster"
 	"github.com/skein-os/skein/agent/fence"
 	"github.com/skein-os/skein/agent/member"
+	"github.com/skein-os/skein/agent/takeover"
 )
+
+// order is what a disk was asked for.
+type order struct {
+	id          uint64
+	disk        string
+	op          takeover.StorageOp
+	key, victim takeover.Key
+}
 
 // stage is a World that writes down what it is told. Peers on it are played by real member cores.
 type stage struct {
@@ -25,6 +34,7 @@ type stage struct {
 
 	calls   []string // holds and commits, in order
 	quiet   []string
+	volumes []order
 	run     []cluster.Instance
 	held    []Floating
 	until   time.Duration
@@ -65,8 +75,11 @@ func (s *stage) Hold(a []Floating, until time.Duration) {
 func (s *stage) Routes(r []Route)            { s.routes = r }
 func (s *stage) Condemn(reason string)       { s.doomed = reason }
 func (s *stage) Power(string, fence.Command) {}
-func (s *stage) Quiet(peer string)           { s.quiet = append(s.quiet, peer) }
-func (s *stage) Explain(e cluster.Event)     { s.events = append(s.events, e) }
+func (s *stage) Volume(id uint64, v cluster.Volume, op takeover.StorageOp, k, victim takeover.Key) {
+	s.volumes = append(s.volumes, order{id, v.Disk, op, k, victim})
+}
+func (s *stage) Quiet(peer string)       { s.quiet = append(s.quiet, peer) }
+func (s *stage) Explain(e cluster.Event) { s.events = append(s.events, e) }
 
 var testMember = member.Config{ClusterID: "test", Key: []byte("0123456789abcdef")}
 

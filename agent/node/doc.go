@@ -14,6 +14,13 @@
 //   - It condemns itself, once and for good, when its boot was declared lost, replaced or removed.
 //   - As coordinator it writes only by compare-and-swap; of two that believe to be it, one fails.
 //
+// # Reserved volumes
+//
+// An instance of safety storage is started when each of its volumes has been taken over (package takeover), and
+// what it waits for is in its status. When a disk takes that back (its key is gone, a write is refused) or gives
+// no answer for some seconds, the instance is killed, and reported failed when it has ended: the slot gets a new
+// claim, with a new epoch. In the old one nothing is registered again.
+//
 // # Declaring a node lost
 //
 // A node is committed lost when it is silent on all links (or said goodbye, or was heard in a new boot, or says

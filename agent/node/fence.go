@@ -123,7 +123,7 @@ func (b *Brain) needsOff(n *cluster.Node) bool {
 	for i := range b.state.Instances {
 		in := &b.state.Instances[i]
 		owned := in.Node == n.Name && in.BootID == n.BootID || in.After != nil && in.After.Node == n.Name && in.After.BootID == n.BootID
-		if owned && in.Spec.Safety != cluster.SafetyLease {
+		if owned && !in.Spec.Safety.LeaseGuards() {
 			return true
 		}
 	}

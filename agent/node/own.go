@@ -78,7 +78,7 @@ func (b *Brain) clearance(a *assignment) []cluster.Event {
 	switch {
 	case plan.HoldsFloating(&a.in):
 		text = fmt.Sprintf("%s answers for %s in place of %s as soon as it runs", b.self.Name, slot, a.in.After.Node)
-	case a.in.Spec.Safety == cluster.SafetyLease:
+	case a.in.Spec.Safety.LeaseGuards():
 		return nil
 	}
 	return []cluster.Event{{Kind: cluster.EventFence, Subject: slot, Text: text, Why: a.takeover.Proof().Text}}
@@ -88,8 +88,8 @@ func (b *Brain) clearance(a *assignment) []cluster.Event {
 func (b *Brain) run() {
 	keys := make([]runKey, 0, len(b.order))
 	for _, a := range b.order {
-		if a.takeover.MayRun(a.in.Spec.Safety) || a.in.Stop {
-			keys = append(keys, runKey{a.in.ID, a.in.Stop})
+		if stop := a.in.Stop || a.lost != ""; stop || a.takeover.MayRun(a.in.Spec.Safety) && a.reserved() {
+			keys = append(keys, runKey{a.in.ID, stop})
 		}
 	}
 	if b.ranOnce && slices.Equal(keys, b.running) || !b.seen {
@@ -97,7 +97,7 @@ func (b *Brain) run() {
 	}
 	list := make([]cluster.Instance, 0, len(keys))
 	for _, k := range keys {
-		list = append(list, b.mine[k.id].in)
+		list = append(list, b.mine[k.id].order())
 	}
 	b.running, b.ranOnce = keys, true
 	b.world.Run(list)
@@ -115,7 +115,7 @@ func (b *Brain) withdraws() bool {
 func (b *Brain) hold() {
 	var list []Floating
 	for _, a := range b.order {
-		if a.in.Stop || a.takeover.Step() != takeover.Cleared || a.want.State != cluster.InstanceRunning || !plan.HoldsFloating(&a.in) {
+		if a.in.Stop || a.lost != "" || a.takeover.Step() != takeover.Cleared || a.want.State != cluster.InstanceRunning || !plan.HoldsFloating(&a.in) {
 			continue
 		}
 		for _, addr := range a.in.Spec.Floating {

@@ -7,6 +7,7 @@ import (
 	"github.com/skein-os/skein/agent/cluster"
 	"github.com/skein-os/skein/agent/fence"
 	"github.com/skein-os/skein/agent/member"
+	"github.com/skein-os/skein/agent/takeover"
 )
 
 // World is all that a Brain needs from outside. No method blocks, and none may call the Brain back:
@@ -52,6 +53,10 @@ type World interface {
 	// Power has a node's power controller do something. Its outcome comes back as Brain.Powered with the
 	// command's ID, always and once; bound the wait to the command's Within.
 	Power(node string, c fence.Command)
+	// Volume does one operation of taking over a reserved volume on all paths: RegisterKey, ReserveVolume,
+	// ReadKeys or PreemptAbort. Its outcome comes back as Brain.VolumeDone(id, ...), always and once; bound the
+	// wait to about 2 s. A command without an answer, or a disk that is not there, is an err, and no outcome.
+	Volume(id uint64, v cluster.Volume, op takeover.StorageOp, key, victim takeover.Key)
 	// Explain records an event that belongs to no transaction. It may be lost.
 	Explain(e cluster.Event)
 }

@@ -126,9 +126,13 @@ func (s *Sim) commit(m *machine, t cluster.Txn, done func(ok bool, err error)) {
 		}
 		if s.reaches(m) && !m.stalled() {
 			if !applied {
+				if s.cfg.registerEarly {
+					s.registerEarly(t)
+				}
 				applied, ok = true, s.Ledger.Commit(t)
 				if ok {
 					for _, p := range t.Puts {
+						s.claimed(p)
 						if in, is := p.Value.(cluster.Instance); is && in.After != nil && s.Ledger.records[p.Key].created == s.Ledger.revision {
 							s.Takeovers++
 						}

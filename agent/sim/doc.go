@@ -9,6 +9,8 @@
 //     lasts, on its own clock, whether or not its agent is alive;
 //   - no slot has two claims;
 //   - of a service whose safety is power, no two instances of one slot run at once;
+//   - at each reserved disk, one node writes in one epoch, no write of an older epoch is executed after one of
+//     a newer epoch was acknowledged, and no key is registered whose claim is not committed;
 //   - at the end, with quorum and capacity there, everything runs again.
 //
 // One exception, known and documented in package member: a machine that is paused with its clock standing

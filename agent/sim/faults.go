@@ -168,6 +168,7 @@ func (s *Sim) Fail(service string) {
 
 // Deploy writes a service as an operator does.
 func (s *Sim) Deploy(svc cluster.Service) {
+	s.provide(svc)
 	s.Logf("--- deploy %s, %d replicas, spec %s", svc.FullName(), svc.Replicas, svc.Hash)
 	s.operate(cluster.Txn{Puts: []cluster.Put{{Key: svc.Key(), Value: svc}}})
 }

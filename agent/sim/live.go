@@ -46,6 +46,7 @@ func Live(cfg Config, st *cluster.State, coordinator string) (*Sim, error) {
 		l.records[n.Key()] = record{value: n, created: n.Revision, change: n.Revision}
 	}
 	for _, v := range st.Services {
+		s.provide(v)
 		l.records[v.Key()] = record{value: v, created: v.Revision, change: v.Revision}
 	}
 	for _, v := range st.Watchdogs {
@@ -63,6 +64,7 @@ func Live(cfg Config, st *cluster.State, coordinator string) (*Sim, error) {
 			continue
 		}
 		m.containers[in.ID] = &container{in: in, live: !status.State.Ended(), status: *status}
+		s.holdVolumes(m, m.containers[in.ID])
 		if !status.State.Ended() && status.State != cluster.InstanceRunning {
 			c := m.containers[in.ID]
 			m.later(c, cfg.Start, func() {
@@ -77,6 +79,7 @@ func Live(cfg Config, st *cluster.State, coordinator string) (*Sim, error) {
 	}
 	for _, m := range s.nodes {
 		if m.powered {
+			m.lives = 1 // each goes on with what it has: nothing of it is registered or started anew
 			m.startAgent()
 		}
 	}

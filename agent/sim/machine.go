@@ -42,6 +42,7 @@ type machine struct {
 	syncing bool
 	known   *cluster.State // as last given to brain
 	knownAs bool           // the coordinator, when it was
+	read    *cluster.State // the newest copy it ever had
 
 	dog dog    // of this boot
 	bmc string // how its power controller behaves, "" or "ok" as it should
@@ -92,6 +93,7 @@ func (m *machine) newBoot() {
 	m.lives, m.will = 0, will{}
 	m.setClock(m.sim.between(0, 5*time.Second))
 	m.armWatchdog()
+	m.sim.login(m)
 }
 
 func (m *machine) record(state cluster.NodeState) cluster.Node {
@@ -164,7 +166,7 @@ func (m *machine) sync() {
 	if s.reaches(m) {
 		// The watch of a real store is silent while nothing changes; so is this one.
 		if st, lead := s.Ledger.State(), s.leader == m; st != m.known || lead != m.knownAs {
-			m.known, m.knownAs = st, lead
+			m.known, m.knownAs, m.read = st, lead, st
 			m.brain.Ledger(st, lead)
 		}
 		return
@@ -232,6 +234,9 @@ func (w *world) Explain(e cluster.Event) { w.m.sim.Logf("%s: %s (%s)", w.m.name,
 
 func (w *world) Commit(id uint64, t cluster.Txn) {
 	m := w.m
+	if w.skipVerify(id, t) {
+		return
+	}
 	m.sim.commit(m, t, func(ok bool, err error) {
 		if ok && err == nil && !m.sim.cfg.Quiet {
 			for _, e := range t.Events {
@@ -388,6 +393,7 @@ func (m *machine) start(c *container) {
 	c.live = true
 	m.sim.checkAlone(m, c)
 	m.report(c, cluster.InstanceStarting)
+	m.writes(c)
 	takes := m.sim.between(m.sim.cfg.Start, 2*m.sim.cfg.Start)
 	if c.in.After != nil && plan.StartsEarly(&c.in) {
 		if at, ok := m.kindled[c.in.After.Node]; ok && m.sim.now-at < kindleKeep {

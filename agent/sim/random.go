@@ -20,6 +20,7 @@ type Result struct {
 	Virtual   time.Duration
 	Takeovers int
 	Faults    map[string]int
+	Acked     int // writes that reserved volumes acknowledged
 	// Cuts are the outages of the address of web after a power cut of its owner, nothing else being
 	// wrong: of histories whose first fault it was.
 	Cuts []time.Duration
@@ -31,12 +32,18 @@ var sizes = []int{3, 2, 3, 4, 3, 5, 3, 6, 3, 4, 3, 7, 3, 5, 3, 8, 2, 4, 5, 9, 3,
 
 // Random plays a random history of faults made from a seed, then mends everything and waits. The log is
 // kept only if it is asked for; the history is the same without.
-func Random(seed uint64, keepLog bool) Result {
+func Random(seed uint64, keepLog bool) Result { return random(seed, keepLog, nil) }
+
+// random lets a test break something before.
+func random(seed uint64, keepLog bool, change func(*Config)) Result {
 	cfg := Config{
 		Seed: seed, Skew: 0.004, Boot: 800 * time.Millisecond, Nodes: sizes[seed%uint64(len(sizes))],
 		Tick: 30 * time.Millisecond, Quiet: !keepLog,
 	}
 	cfg.Witness = cfg.Nodes == 3 && seed/uint64(len(sizes))%4 == 1
+	if change != nil {
+		change(&cfg)
+	}
 	s := New(cfg)
 	if s.rng.IntN(3) == 0 {
 		s.net.loss, s.net.copies, s.net.late = 0.2*s.rng.Float64(), 0.05, 300*time.Millisecond
@@ -48,6 +55,14 @@ func Random(seed uint64, keepLog bool) Result {
 		log.Mode = cluster.ModeGlobal
 		services = append(services, log)
 	}
+	if s.rng.IntN(2) == 0 {
+		sql := Service("sql", 1, "10.77.9.12")
+		sql.Safety, sql.Volumes = cluster.SafetyStorage, []cluster.Volume{{Name: "data", Disk: "lun1"}}
+		if s.rng.IntN(3) == 0 {
+			sql.Volumes = append(sql.Volumes, cluster.Volume{Name: "log", Disk: "lun2"})
+		}
+		services = append(services, sql)
+	}
 	for _, svc := range services {
 		s.Deploy(svc)
 	}
@@ -57,11 +72,16 @@ func Random(seed uint64, keepLog bool) Result {
 		cuts = s.measureCut(netip.MustParseAddr("10.77.9.10"))
 	}
 	for range 3 + s.rng.IntN(6) {
-		s.fault(services)
+		if len(s.san.disks) > 0 && s.rng.IntN(3) == 0 {
+			s.storageFault()
+		} else {
+			s.fault(services)
+		}
 		s.Run(s.between(0, time.Second))
 	}
 
 	s.Heal()
+	s.healSAN()
 	for _, m := range s.nodes {
 		s.Thaw(m.name)
 		s.StartAgent(m.name)
@@ -86,7 +106,7 @@ func Random(seed uint64, keepLog bool) Result {
 		rest = len(s.Missing()) == 0
 	}
 	r := Result{Quorum: s.leader != nil && !forgot, Excused: s.Excused, Log: s.Log,
-		Virtual: s.now, Takeovers: s.Takeovers, Faults: s.Faults, Cuts: cuts, sim: s}
+		Virtual: s.now, Takeovers: s.Takeovers, Acked: s.san.acked(), Faults: s.Faults, Cuts: cuts, sim: s}
 	switch {
 	case len(s.Violations) > 0:
 		r.Err = fmt.Errorf("%s", strings.Join(s.Violations, "; "))

@@ -43,6 +43,8 @@ type Config struct {
 	leaseOf      map[string]time.Duration               // a node that believes in another lease
 	guardForever bool                                   // the kernel's guard does not end
 	blind        bool                                   // a datagram with a flipped bit is handed over as it was sent: taken
+	broken                                              // the protocol of reserved volumes
+	noAbort      bool                                   // a disk executes what was queued by who is preempted
 }
 
 // Sim is one simulated cluster. Everything happens in calls of Run and Until.
@@ -76,6 +78,7 @@ type Sim struct {
 	hung      map[string]bool // services whose instances ignore a stop
 	decisions []node.Decided
 	probes    map[netip.Addr]*Probe
+	san       san
 }
 
 // empty is a simulation without machines.
@@ -87,7 +90,7 @@ func empty(cfg Config, l *Ledger) *Sim {
 	cfg.Member.Key = []byte("a key for the simulator only....")
 	return &Sim{
 		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 1)), Ledger: l, net: network{delay: 2 * time.Millisecond},
-		probes: map[netip.Addr]*Probe{}, Faults: map[string]int{},
+		probes: map[netip.Addr]*Probe{}, san: newSAN(), Faults: map[string]int{},
 	}
 }
 

@@ -42,7 +42,7 @@ func TestRandom(t *testing.T) {
 	}
 	n := runs(t, 1000)
 	var mu sync.Mutex
-	quorum, excused, failed, takeovers := 0, 0, 0, 0
+	quorum, excused, failed, takeovers, acked := 0, 0, 0, 0, 0
 	var virtual time.Duration
 	var cuts []time.Duration
 	faults := map[string]int{}
@@ -55,6 +55,7 @@ func TestRandom(t *testing.T) {
 				mu.Lock()
 				virtual += r.Virtual
 				takeovers += r.Takeovers
+				acked += r.Acked
 				cuts = append(cuts, r.Cuts...)
 				for k, v := range r.Faults {
 					faults[k] += v
@@ -77,6 +78,10 @@ func TestRandom(t *testing.T) {
 	close(seeds)
 	wg.Wait()
 	t.Logf("%d histories, the voters survived in %d, %d renewals of guards overlapped with a machine whose clock had stood", n, quorum, excused)
+	t.Logf("%d writes to reserved volumes were acknowledged", acked)
+	if acked < 10*n {
+		t.Errorf("%d acknowledged writes in %d histories: they prove nothing", acked, n)
+	}
 	t.Logf("%.1f virtual hours, %d takeovers; faults: %v", virtual.Hours(), takeovers, faults)
 	if slices.Sort(cuts); len(cuts) > 0 {
 		t.Logf("outage after a power cut of the owner alone: p50 %v, p99 %v, max %v (%d cuts)",

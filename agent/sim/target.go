@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/skein-os/skein/agent/takeover"
 )
@@ -16,8 +17,11 @@ type target struct {
 	newest    uint64  // highest epoch of an acknowledged write
 	acked     int
 	writer    map[uint64]uint8        // by epoch
+	attention [10]bool                // by node: what it is told at its next command
 	committed func(takeover.Key) bool // the ledger has, or had, this claim
 	violation string
+	slow      time.Duration // what is accepted is executed so much later
+	gone      bool          // answers nobody
 }
 
 type write struct {

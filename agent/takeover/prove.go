@@ -58,11 +58,11 @@ func Prove(safety cluster.Safety, o cluster.Owner, node *cluster.Node, e Evidenc
 		return Proof{true, fmt.Sprintf("%s is off: %s", o.Node, e.Fencing)}
 	case node.ResetAfter() > 0 && (e.Reset || e.UnackedFor > node.ResetAfter()):
 		return Proof{true, fmt.Sprintf("the watchdog of %s has reset it: it is fed only while a majority hears it, and none has for %v", o.Node, node.ResetAfter().Round(time.Second))}
-	case safety != cluster.SafetyLease && node.ResetAfter() > 0:
+	case !safety.LeaseGuards() && node.ResetAfter() > 0:
 		return Proof{false, fmt.Sprintf("proof is missing that %s is off: %s", o.Node, strings.Join(slices.DeleteFunc([]string{e.Fencing, resetIn(node, e)}, func(s string) bool { return s == "" }), "; "))}
-	case safety != cluster.SafetyLease && e.Fencing != "":
+	case !safety.LeaseGuards() && e.Fencing != "":
 		return Proof{false, fmt.Sprintf("proof is missing that %s is off: %s; if you know that it is off: 'skein fence confirm %[1]s'", o.Node, e.Fencing)}
-	case safety != cluster.SafetyLease: // an unknown class gets the strict answer
+	case !safety.LeaseGuards(): // an unknown class gets the strict answer
 		return Proof{false, fmt.Sprintf("proof is missing that %s is off: nothing else confines its effects; power it on again, or if you know that it is off: 'skein fence confirm %[1]s'", o.Node)}
 	case e.LeaseExpired:
 		return Proof{true, fmt.Sprintf("the lease of %s has expired", o.Node)}

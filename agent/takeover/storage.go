@@ -93,6 +93,37 @@ func (s *Storage) look(ok bool, keys []Key) {
 	}
 }
 
+// ResumeStorage goes on for an agent that was restarted in this epoch. It never registers: a key that is not
+// there any more was preempted.
+func ResumeStorage(k Key) Storage { return Storage{key: k, next: ReadKeys} }
+
+// Foreign is a key that is to be preempted, though the volume is our own: somebody registered late, or is
+// no member at all.
+func Foreign(mine Key, keys []Key) (Key, bool) {
+	for _, k := range keys {
+		if k != mine && k.Epoch < mine.Epoch {
+			return k, true
+		}
+	}
+	return Key{}, false
+}
+
+// Audit takes what a look at the keys found while the volume is written. What it has of older epochs can
+// write as well: see Foreign.
+func (s *Storage) Audit(keys []Key) {
+	mine := false
+	for _, k := range keys {
+		mine = mine || k == s.key
+		if k != s.key && k.Epoch >= s.key.Epoch {
+			s.next = GiveUp
+			return
+		}
+	}
+	if !mine {
+		s.next = GiveUp
+	}
+}
+
 // Attention is to be called when the target says that it was reset or that keys were preempted (UNIT
 // ATTENTION): whatever was proven is proven no more.
 func (s *Storage) Attention() { s.next = GiveUp }

@@ -28,11 +28,11 @@ func New(i *cluster.Instance) Takeover {
 }
 
 // Resume begins for an owner whose agent was restarted, maybe: status is what the ledger has of this very
-// claim. Under a safety other than SafetyLease nothing but pending is reported before the takeover is
+// claim. Under SafetyPower nothing but pending is reported before the takeover is
 // cleared, so anything else is the word of the earlier agent that it was: what runs is not stopped to be
-// proved again. A floating address under SafetyLease is proved again, since its instance runs either way.
+// proved again. A floating address behind the lease guard is proved again, since its instance runs either way.
 func Resume(i *cluster.Instance, status *cluster.Status) Takeover {
-	if i.After != nil && i.Spec.Safety != cluster.SafetyLease && status != nil && status.Node == i.Node && status.State != cluster.InstancePending {
+	if i.After != nil && !i.Spec.Safety.LeaseGuards() && status != nil && status.Node == i.Node && status.State != cluster.InstancePending {
 		return Takeover{step: Cleared, proof: Proof{OK: true, Text: "it was cleared before the agent was restarted"}}
 	}
 	return New(i)
@@ -67,7 +67,7 @@ func (t *Takeover) Verified(ok bool) {
 }
 
 // MayRun tells whether the instance may be started. Under SafetyLease it has no effect before its
-// address is held, so it is made ready at once; under SafetyPower running is the effect.
+// address is held, so it is made ready at once, under SafetyStorage when its volumes are its own too; under SafetyPower running is the effect.
 func (t *Takeover) MayRun(s cluster.Safety) bool {
-	return t.step == Cleared || s == cluster.SafetyLease && t.step != Refused
+	return t.step == Cleared || s.LeaseGuards() && t.step != Refused
 }

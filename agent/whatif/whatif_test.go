@@ -19,7 +19,10 @@ func someCluster(rng *rand.Rand) *sim.Sim {
 	s.Run(2 * time.Second)
 	for i := range 2 + rng.IntN(4) {
 		svc := sim.Service(fmt.Sprintf("s%d", i), 1+rng.IntN(3), "")
-		switch rng.IntN(4) {
+		switch rng.IntN(5) {
+		case 4:
+			svc = sim.Service(svc.Name, 1, "")
+			svc.Safety, svc.Volumes = cluster.SafetyStorage, []cluster.Volume{{Name: "data", Disk: "disk-" + svc.Name}}
 		case 0:
 			svc = sim.Service(svc.Name, 1, fmt.Sprintf("10.77.9.%d", 10+i))
 		case 1:
