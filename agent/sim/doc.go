@@ -13,9 +13,14 @@
 //     a newer epoch was acknowledged, and no key is registered whose claim is not committed;
 //   - at the end, with quorum and capacity there, everything runs again.
 //
-// One exception, known and documented in package member: a machine that is paused with its clock standing
+// A first exception, known and documented in package member: a machine that is paused with its clock standing
 // still ends its guard late by as long as the pause was. Overlaps of such a machine, from its pause until
 // its guard has run out, are counted and not held against the code.
+//
+// A second one: a disk that forgets its reservation in a restart (no APTPL) lets in whoever was locked out, if the
+// news of the restart went to another command of that machine than the write. Nothing can be done about that
+// but not to trust such a disk: writes that a disk without any reservation took from a former owner are counted, too,
+// and not held against the code.
 //
 // What is imitated, and how far it is from the truth: the ledger is one list of transactions, applied in
 // order when a majority of the voters that hold their log can reach each other, with a coordinator that is

@@ -110,6 +110,10 @@ func (w *world) Volume(id uint64, v cluster.Volume, op takeover.StorageOp, key, 
 			return
 		}
 		t, n := s.san.disks[v.Disk], m.number
+		if op == takeover.RegisterKey && !t.drained(n) {
+			answer(s.between(time.Millisecond, 5*time.Millisecond), false, nil, errors.New("what was written in an earlier epoch has not ended"))
+			return
+		}
 		ok, keys := true, []takeover.Key(nil)
 		told := t.attention[n]
 		t.attention[n] = false
@@ -148,8 +152,11 @@ func (m *machine) writes(c *container) {
 			if !c.live || m.boot != boot || refused {
 				return // refused: its file system has failed
 			}
+			t := s.san.disks[v.Disk]
+			t.flying[m.number]++
 			s.after(s.between(time.Millisecond, 10*time.Millisecond), func() {
-				if m.boot == boot && s.path(m, v.Disk) && !s.arrive(v.Disk, write{m.number, c.in.Epoch}) {
+				t.flying[m.number]--
+				if m.boot == boot && s.path(m, v.Disk) && !s.arrive(v.Disk, write{node: m.number, epoch: c.in.Epoch}) {
 					refused = true
 					gen := m.gen
 					m.do(func() {
@@ -175,8 +182,11 @@ func (s *Sim) arrive(disk string, w write) bool {
 	if !t.write(w) {
 		return false
 	}
+	seq := t.seq
 	s.after(s.between(time.Millisecond, 20*time.Millisecond)+t.slow, func() {
-		t.execute()
+		t.finish(seq)
+		s.Excused += t.excused
+		t.excused = 0
 		s.judge(disk)
 	})
 	return true

@@ -62,7 +62,7 @@ type Sim struct {
 
 	// Violations of what is promised; empty if all is well.
 	Violations []string
-	// Excused overlaps: of machines that were paused with their clock standing.
+	// Excused overlaps: of machines that were paused with their clock standing, of disks that forgot.
 	Excused int
 	// Log is what happened, when, for people.
 	Log   []string

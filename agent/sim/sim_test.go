@@ -77,7 +77,7 @@ func TestRandom(t *testing.T) {
 	}
 	close(seeds)
 	wg.Wait()
-	t.Logf("%d histories, the voters survived in %d, %d renewals of guards overlapped with a machine whose clock had stood", n, quorum, excused)
+	t.Logf("%d histories, the voters survived in %d, %d overlaps were of machines whose clock had stood or of disks that had forgotten their reservation", n, quorum, excused)
 	t.Logf("%d writes to reserved volumes were acknowledged", acked)
 	if acked < 10*n {
 		t.Errorf("%d acknowledged writes in %d histories: they prove nothing", acked, n)

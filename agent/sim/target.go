@@ -20,6 +20,9 @@ type target struct {
 	attention [10]bool                // by node: what it is told at its next command
 	committed func(takeover.Key) bool // the ledger has, or had, this claim
 	violation string
+	seq       uint64        // of the newest write
+	flying    [10]int       // writes on their way, by node
+	excused   int           // late writes that a disk let in which had forgotten its reservation
 	slow      time.Duration // what is accepted is executed so much later
 	gone      bool          // answers nobody
 }
@@ -27,6 +30,8 @@ type target struct {
 type write struct {
 	node  uint8
 	epoch uint64
+	seq   uint64
+	open  bool // it was accepted while the disk had no reservation at all
 }
 
 func (t *target) register(k takeover.Key) {
@@ -60,11 +65,18 @@ func (t *target) abort(node uint8) {
 	t.queue = slices.DeleteFunc(t.queue, func(w write) bool { return w.node == node })
 }
 
+// drained tells whether nothing that a node wrote is under way any more: its next epoch begins after that.
+func (t *target) drained(node uint8) bool {
+	return t.flying[node] == 0 && !slices.ContainsFunc(t.queue, func(w write) bool { return w.node == node })
+}
+
 // write is accepted or refused by the key; it is executed, and acknowledged, later.
 func (t *target) write(w write) bool {
 	if t.reserved && t.keys[w.node] == (takeover.Key{}) {
 		return false
 	}
+	t.seq++
+	w.seq, w.open = t.seq, !t.reserved
 	t.queue = append(t.queue, w)
 	return true
 }
@@ -72,12 +84,24 @@ func (t *target) write(w write) bool {
 // execute ends the write that waits longest. An older epoch's after a newer one's overwrites what was
 // acknowledged.
 func (t *target) execute() {
-	if len(t.queue) == 0 {
+	if len(t.queue) > 0 {
+		t.finish(t.queue[0].seq)
+	}
+}
+
+// finish ends one write, unless it was aborted. Disks do so in any order.
+func (t *target) finish(seq uint64) {
+	at := slices.IndexFunc(t.queue, func(w write) bool { return w.seq == seq })
+	if at < 0 {
 		return
 	}
-	w := t.queue[0]
-	t.queue = t.queue[1:]
+	w := t.queue[at]
+	t.queue = slices.Delete(t.queue, at, at+1)
 	t.acked++
+	if w.epoch < t.newest && w.open {
+		t.excused++ // nothing kept it out: the disk had forgotten its reservation
+		return
+	}
 	if w.epoch < t.newest {
 		t.violation = fmt.Sprintf("node %d writes in epoch %d after a write of epoch %d was acknowledged", w.node, w.epoch, t.newest)
 	}

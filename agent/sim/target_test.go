@@ -81,7 +81,7 @@ func playStorage(seed uint64, mutant storageMutant) *target {
 				}
 				s.Done(ok || mutant.noVerify, nil)
 			case takeover.MayWrite:
-				s.Done(t.write(write{n, key[n].Epoch}), nil)
+				s.Done(t.write(write{node: n, epoch: key[n].Epoch}), nil)
 			case takeover.GiveUp:
 				if t.keys[n] == key[n] {
 					t.keys[n] = takeover.Key{}
