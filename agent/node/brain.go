@@ -82,6 +82,7 @@ type Brain struct {
 	gone    map[string]time.Duration // when we first saw the ledger without a node that instances name
 
 	willAt  time.Duration // when to make the next will
+	linksAt time.Duration // when to look at the links next
 	resumed bool          // that this agent goes on for an earlier one is still to be told
 
 	statusAt      time.Duration // last flush
@@ -381,15 +382,27 @@ func (b *Brain) think() {
 	b.run()
 	b.hold()
 	b.flushStatuses(now)
+	b.lookAtLinks(now)
+	if b.leader {
+		b.coordinate(now)
+	}
+}
+
+// lookEvery is between two looks at what the links are worth: it takes longer than that to find out.
+const lookEvery = 50 * time.Millisecond
+
+// lookAtLinks keeps the routes on links that work, and tells of those that do not.
+func (b *Brain) lookAtLinks(now time.Duration) {
+	if now < b.linksAt {
+		return
+	}
+	b.linksAt = now + lookEvery
 	b.route()
 	for _, e := range b.core.Events(now) {
 		b.world.Explain(cluster.Event{
 			Node: b.self.Name, Time: b.world.Wall(), Kind: cluster.EventLink,
 			Subject: e.Peer, Text: fmt.Sprintf("%s, seen from %s: %s", e.Peer, b.self.Name, e.Text), Why: "heartbeats on that link",
 		})
-	}
-	if b.leader {
-		b.coordinate(now)
 	}
 }
 
