@@ -13,7 +13,7 @@
 // (tests/scenarios/catalogue.tsv), a second line "# in part: REASON" what of its outcome is not shown.
 //
 //	nodes 3 [seed 7] [voters 3]                    the first step: the cluster
-//	deploy NAME [replicas N] [address A] [safety lease|power] [global] [memory GIB] [spec HASH]
+//	deploy NAME [replicas N] [address A] [safety lease|power] [global] [memory GIB] [volume] [spec HASH]
 //	remove NAME
 //	settle                                         until all runs that should, and what follows is measured anew
 //	wait 2s
@@ -34,6 +34,9 @@
 //	hang NAME                                      its instances do not end when told, until their node does
 //	drain NODE    undrain NODE    confirm NODE     an operator: empty it, use it again, it is off
 //	bmc NODE ok|lie|hang|refuse|slow               gives it a power controller that behaves like that
+//	path NODE NAME up|down                         its way to the disk of the service's volume
+//	disk NAME restarts|forgets|slow|gone|ok|foreign   what that disk does: a restart that keeps its registrations,
+//	                                               one that forgets them, ..., a host registers that is no member
 //	coordinator NODE                               it leads from now on; what follows is measured anew
 //	repeat N ... end                               the steps between, N times
 //	expect NAME on NODE[|NODE...]                  all that runs of it runs there, and some does
@@ -43,6 +46,7 @@
 //	expect takeovers [<] N                         since then too
 //	expect reboot NODE    expect no reboot NODE     of its own or another's doing: its boot is another one, since then too
 //	expect event TEXT    expect no event TEXT      since the settle before the last step that did something
+//	expect writes NAME    expect no writes NAME    to its volume, acknowledged, in the next second
 //	expect pending NAME TEXT                       why the coordinator cannot place it
 //
 // NODE is a name (n1, n2, ...), or that of a service, which means the node that answers for it, or

@@ -9,9 +9,12 @@ import (
 	"time"
 )
 
+// writesWithin is how long writes are watched.
+const writesWithin = time.Second
+
 func expects(a Action) bool {
 	switch a.(type) {
-	case Where, NodeState, Outage, Takeovers, Happened, Rebooted, Pending:
+	case Where, NodeState, Outage, Takeovers, Happened, Rebooted, Pending, Writes:
 		return true
 	}
 	return false
@@ -108,6 +111,21 @@ func (p *player) met(ctx context.Context, a Action) error {
 		before := p.mark.boots[name]
 		if rebooted := before != "" && boots[name] != "" && boots[name] != before; rebooted == a.No {
 			return fmt.Errorf("%s was in boot %.13s and is in %.13s", name, orNone(before), orNone(boots[name]))
+		}
+	case Writes:
+		before, err := p.Stage.Writes(ctx, a.Service)
+		if err != nil {
+			return err
+		}
+		if err := p.Wait(ctx, writesWithin); err != nil {
+			return err
+		}
+		after, err := p.Stage.Writes(ctx, a.Service)
+		if err != nil {
+			return err
+		}
+		if (after > before) == a.No {
+			return fmt.Errorf("%d writes were acknowledged within %v", after-before, writesWithin)
 		}
 	case Pending:
 		got, err := p.Pending(ctx, a.Service)

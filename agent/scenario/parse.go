@@ -15,7 +15,7 @@ func Parse(text string) (*Script, error) {
 	if len(text) > mostText {
 		return nil, fmt.Errorf("a script of %d bytes: want %d at most", len(text), mostText)
 	}
-	p := &parser{script: &Script{}, services: map[string]bool{}}
+	p := &parser{script: &Script{}, services: map[string]bool{}, volumes: map[string]bool{}}
 	lines := strings.Split(text, "\n")
 	if err := p.header(lines); err != nil {
 		return nil, fmt.Errorf("line 1, %s: %w", strings.TrimSpace(lines[0]), err)
@@ -45,9 +45,10 @@ type parser struct {
 	script     *Script
 	words      []string // of this line that are not read yet
 	services   map[string]bool
-	count      int           // of steps
-	length     time.Duration // that the steps so far take at least
-	repeat     *Repeat       // that is open
+	volumes    map[string]bool // services that have one
+	count      int             // of steps
+	length     time.Duration   // that the steps so far take at least
+	repeat     *Repeat         // that is open
 	repeatLine int
 }
 
@@ -282,7 +283,7 @@ func (p *parser) newService() (string, error) {
 }
 
 // reserved words mean something else where a service may be named.
-var reserved = []string{"all", "coordinator", "event", "no", "node", "outage", "pending", "reboot", "takeovers", "that"}
+var reserved = []string{"all", "coordinator", "event", "no", "node", "outage", "pending", "reboot", "takeovers", "that", "writes"}
 
 func (p *parser) address() (netip.Addr, error) {
 	w, err := p.word("an address")

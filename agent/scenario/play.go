@@ -216,6 +216,9 @@ func (p *player) named(ctx context.Context, a Action) (Action, error) {
 	case BMC:
 		v.Node = node(v.Node)
 		a = v
+	case Path:
+		v.Node = node(v.Node)
+		a = v
 	case Coordinator:
 		v.Node = node(v.Node)
 		a = v
@@ -251,6 +254,8 @@ func about(a Action) string {
 	case Confirm:
 		return v.Node
 	case BMC:
+		return v.Node
+	case Path:
 		return v.Node
 	}
 	return ""

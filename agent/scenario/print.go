@@ -46,6 +46,9 @@ func (a Deploy) String() string {
 	if a.Memory != 0 {
 		s += fmt.Sprintf(" memory %d", a.Memory)
 	}
+	if a.Volume {
+		s += " volume"
+	}
 	if a.Spec != "1" {
 		s += " spec " + a.Spec
 	}
@@ -95,12 +98,16 @@ func (a Loss) String() string {
 	}
 	return s
 }
-func (a Copies) String() string      { return fmt.Sprintf("copies %d", a.Percent) }
-func (a Corrupt) String() string     { return fmt.Sprintf("corrupt %d", a.Percent) }
-func (a Drain) String() string       { return "drain " + a.Node }
-func (a Undrain) String() string     { return "undrain " + a.Node }
-func (a Confirm) String() string     { return "confirm " + a.Node }
-func (a BMC) String() string         { return "bmc " + a.Node + " " + a.Mode }
+func (a Copies) String() string  { return fmt.Sprintf("copies %d", a.Percent) }
+func (a Corrupt) String() string { return fmt.Sprintf("corrupt %d", a.Percent) }
+func (a Drain) String() string   { return "drain " + a.Node }
+func (a Undrain) String() string { return "undrain " + a.Node }
+func (a Confirm) String() string { return "confirm " + a.Node }
+func (a BMC) String() string     { return "bmc " + a.Node + " " + a.Mode }
+func (a Path) String() string {
+	return "path " + a.Node + " " + a.Service + either(a.Up, " up", " down")
+}
+func (a Disk) String() string        { return "disk " + a.Service + " " + a.Fault }
 func (a Coordinator) String() string { return "coordinator " + a.Node }
 
 func (a Where) String() string {
@@ -118,6 +125,7 @@ func (a Takeovers) String() string {
 }
 func (a Happened) String() string { return "expect " + either(a.No, "no ", "") + "event " + a.Text }
 func (a Rebooted) String() string { return "expect " + either(a.No, "no ", "") + "reboot " + a.Node }
+func (a Writes) String() string   { return "expect " + either(a.No, "no ", "") + "writes " + a.Service }
 func (a Pending) String() string  { return "expect pending " + a.Service + " " + a.Text }
 
 func either(cond bool, a, b string) string {

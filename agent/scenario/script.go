@@ -20,6 +20,10 @@ const (
 	farthest     = 10 * 366 * 24 * time.Hour // of a wall clock
 )
 
+// DiskFaults are what a disk can do: restart and keep its registrations, restart and forget them, answer slowly,
+// not at all, as it should, and have a host register that is no member.
+var DiskFaults = []string{"restarts", "forgets", "slow", "gone", "ok", "foreign"}
+
 // Script is a scenario.
 type Script struct {
 	Fault  int    // of the catalogue, 0: none
@@ -55,6 +59,7 @@ type (
 		Safety   string     // lease or power
 		Global   bool
 		Memory   int // GiB, reserved
+		Volume   bool
 		Spec     string
 	}
 	// Remove takes a service away.
@@ -137,6 +142,13 @@ type (
 	Confirm struct{ Node string }
 	// BMC is how a power controller behaves.
 	BMC struct{ Node, Mode string }
+	// Path of a node to the disk of a service's volume.
+	Path struct {
+		Node, Service string
+		Up            bool
+	}
+	// Disk of a service's volume: Fault is one of DiskFaults.
+	Disk struct{ Service, Fault string }
 	// Coordinator makes a node lead.
 	Coordinator struct{ Node string }
 
@@ -167,6 +179,11 @@ type (
 	Rebooted struct {
 		No   bool
 		Node string
+	}
+	// Writes is an expectation that writes to a service's volume are acknowledged, or none.
+	Writes struct {
+		No      bool
+		Service string
 	}
 	// Pending is an expectation of what is missing for a service.
 	Pending struct{ Service, Text string }

@@ -31,6 +31,8 @@ type Stage interface {
 	Pending(ctx context.Context, service string) ([]string, error)
 	// Takeovers since the beginning.
 	Takeovers(context.Context) (int, error)
+	// Writes to a service's volume that were acknowledged since the beginning.
+	Writes(ctx context.Context, service string) (int, error)
 	// Boots are the boots that the nodes are in, by node.
 	Boots(context.Context) (map[string]string, error)
 	// Events since the beginning, oldest first.

@@ -64,6 +64,26 @@ func init() { // expect refers to verbs by way of the parser
 			m, err := p.oneOf("behaviour of a power controller", "ok", "lie", "hang", "refuse", "slow")
 			return BMC{n, m}, err
 		},
+		"path": func(p *parser) (Action, error) {
+			n, err := p.node()
+			if err != nil {
+				return nil, err
+			}
+			s, err := p.volume()
+			if err != nil {
+				return nil, err
+			}
+			w, err := p.oneOf("state of a path", "up", "down")
+			return Path{n, s, w == "up"}, err
+		},
+		"disk": func(p *parser) (Action, error) {
+			s, err := p.volume()
+			if err != nil {
+				return nil, err
+			}
+			w, err := p.oneOf("fault of a disk", DiskFaults...)
+			return Disk{s, w}, err
+		},
 		"clock":     (*parser).clock,
 		"link":      (*parser).link,
 		"flap":      (*parser).flap,
@@ -132,17 +152,32 @@ func (p *parser) deploy() (Action, error) {
 			d.Safety, err = p.oneOf("safety class", "lease", "power")
 		case "memory":
 			d.Memory, err = p.number("GiB of memory", 0, mostMemory)
+		case "volume":
+			d.Volume = true
 		case "spec":
 			d.Spec, err = p.word("the specification's name")
 		default:
-			err = fmt.Errorf("%q: want replicas, address, safety, global, memory or spec", key)
+			err = fmt.Errorf("%q: want replicas, address, safety, global, memory, volume or spec", key)
 		}
 		if err != nil {
 			return nil, err
 		}
 	}
+	if d.Volume && (d.Global || d.Replicas > 1 || d.Safety != "lease") {
+		return nil, errors.New("a volume has one writer, and is a safety class of its own: no global, no replicas, no safety")
+	}
 	p.services[name] = d.Address.IsValid()
+	p.volumes[name] = d.Volume
 	return d, nil
+}
+
+// volume takes the name of a service that has one.
+func (p *parser) volume() (string, error) {
+	s, err := p.service()
+	if err == nil && !p.volumes[s] {
+		err = fmt.Errorf("%s has no volume: want a service that was deployed with one", s)
+	}
+	return s, err
 }
 
 func (p *parser) clock() (Action, error) {
@@ -282,10 +317,17 @@ func (p *parser) expect() (Action, error) {
 	case "reboot":
 		n, err := p.node()
 		return Rebooted{false, n}, err
+	case "writes":
+		s, err := p.volume()
+		return Writes{false, s}, err
 	case "no":
-		what, err := p.oneOf("word here", "event", "reboot")
+		what, err := p.oneOf("word here", "event", "reboot", "writes")
 		if err != nil {
 			return nil, err
+		}
+		if what == "writes" {
+			s, err := p.volume()
+			return Writes{true, s}, err
 		}
 		if what == "reboot" {
 			n, err := p.node()
@@ -305,7 +347,7 @@ func (p *parser) expect() (Action, error) {
 		return Pending{s, text}, err
 	}
 	if _, there := p.services[w]; !there {
-		return nil, fmt.Errorf("%q: want node, outage, takeovers, reboot, event, no reboot, no event, pending, or a service that was deployed before", w)
+		return nil, fmt.Errorf("%q: want node, outage, takeovers, reboot, event, no reboot, no event, writes, no writes, pending, or a service that was deployed before", w)
 	}
 	where, err := p.oneOf("place", "on", "nowhere")
 	if err != nil || where == "nowhere" {

@@ -69,7 +69,7 @@ func TestFaultsDocument(t *testing.T) {
 	var b strings.Builder
 	b.WriteString("# Faults\n\nMade by `go test ./agent/sim -run TestFaultsDocument -update`; do not edit. " +
 		"The outcome is what each fault must have; the outage is the longest that a client of a floating address saw, " +
-		"in virtual time; that of the lab is real time on emulated machines. *Not yet*: no scenario shows it, or the simulator cannot express it honestly. These scenarios have no volumes: what an outcome says of acknowledged writes and reservations is not shown by them, but by TestOneWriterAtTheTarget for the protocol alone.\n\n" +
+		"in virtual time; that of the lab is real time on emulated machines. *Not yet*: no scenario shows it, or the simulator cannot express it honestly. Disks are judged where their writes end: none of an older epoch after one of a newer was acknowledged, in any scenario.\n\n" +
 		"| # | fault | outcome | simulator | outage | lab |\n|---|---|---|---|---|---|\n")
 	lines, passed := strings.Split(strings.TrimSpace(string(catalogue)), "\n"), 0
 	parts := 0

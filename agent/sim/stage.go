@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -299,6 +300,10 @@ func (st *Stage) Do(_ context.Context, a scenario.Action) error {
 		return s.Undrain(a.Node)
 	case scenario.Confirm:
 		return s.Confirm(a.Node)
+	case scenario.Path:
+		s.Path(a.Node, diskOf(a.Service), a.Up)
+	case scenario.Disk:
+		return s.Target(diskOf(a.Service), cmp.Or(map[string]string{"restarts": "reset", "forgets": "reset without aptpl"}[a.Fault], a.Fault))
 	case scenario.BMC:
 		return s.BMC(a.Node, a.Mode)
 	case scenario.Coordinator:
@@ -307,6 +312,18 @@ func (st *Stage) Do(_ context.Context, a scenario.Action) error {
 		return errors.New("the simulator does not know this step")
 	}
 	return nil
+}
+
+// diskOf is the disk of a service's volume.
+func diskOf(service string) string { return "disk-of-" + service }
+
+// Writes that the disk of a service has acknowledged.
+func (st *Stage) Writes(_ context.Context, service string) (int, error) {
+	t := st.sim.san.disks[diskOf(service)]
+	if t == nil {
+		return 0, fmt.Errorf("%s has no disk", service)
+	}
+	return t.acked, nil
 }
 
 func (st *Stage) lead(node string) error {
@@ -327,6 +344,9 @@ func (st *Stage) deploy(d scenario.Deploy) {
 	svc.Reserve.Memory = int64(d.Memory) << 30
 	if d.Global {
 		svc.Mode = cluster.ModeGlobal
+	}
+	if d.Volume {
+		svc.Safety, svc.Volumes = cluster.SafetyStorage, []cluster.Volume{{Name: "data", Disk: diskOf(d.Service)}}
 	}
 	if d.Address.IsValid() {
 		svc.Floating = []netip.Addr{d.Address}

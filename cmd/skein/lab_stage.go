@@ -72,10 +72,21 @@ func (s *labStage) Can(a scenario.Action) error {
 		if a.Fast {
 			return errors.New("a machine takes seconds to boot")
 		}
+	case scenario.Path, scenario.Disk, scenario.Writes:
+		return errors.New("the lab has no disks yet")
+	case scenario.Deploy:
+		if a.Volume {
+			return errors.New("the lab has no disks yet")
+		}
 	case scenario.Cut, scenario.Copies, scenario.Corrupt:
 		return errors.New("the switches have no such fault")
 	}
 	return nil
+}
+
+// Writes to a volume: there is none.
+func (s *labStage) Writes(context.Context, string) (int, error) {
+	return 0, errors.New("the lab has no disks yet")
 }
 
 // Wait until ctx ends or d has passed.
