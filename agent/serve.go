@@ -27,12 +27,12 @@ import (
 	"github.com/skein-os/skein/agent/workload"
 )
 
-// More patience than member's defaults: etcd, TLS and containers share the processor with the heartbeats,
+// More patience before a suspicion than member's default: etcd, TLS and containers share the processor with the heartbeats,
 // and on a single busy one they hold them up for some 200 ms now and then. A false suspicion costs more than
 // the 0.1 s that this adds to a takeover.
 const (
 	silent = 500 * time.Millisecond
-	lease  = time.Second
+	lease  = 800 * time.Millisecond // not longer: a takeover waits for its end, and a lapse only darkens an address
 )
 
 // parts are a member's parts, connected. Everything that is told to the brain goes through loop.
