@@ -56,6 +56,10 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 			continue
 		}
 		c.last = at
+		if method == http.MethodDelete && resp.StatusCode == http.StatusNotFound && len(errs) > 0 {
+			// A node that did not live to answer, because it was the one to be removed, has done it.
+			resp.StatusCode = http.StatusOK
+		}
 		if resp.StatusCode >= 300 {
 			defer resp.Body.Close()
 			var e Error
