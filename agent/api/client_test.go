@@ -9,7 +9,9 @@ import (
 // TestRemovalWithoutAnAnswer: a node that is asked to remove itself may end before it answers. The next one does
 // not know it any more, which is what was asked for; but one that nobody ever knew is an error.
 func TestRemovalWithoutAnAnswer(t *testing.T) {
-	gone := func(w http.ResponseWriter, _ *http.Request) { http.Error(w, `{"error":"there is no node"}`, http.StatusNotFound) }
+	gone := func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, `{"error":"there is no node"}`, http.StatusNotFound)
+	}
 	alive := httptest.NewServer(http.HandlerFunc(gone))
 	defer alive.Close()
 	dies := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
