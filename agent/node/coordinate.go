@@ -107,8 +107,8 @@ func (b *Brain) peerView(name, boot string) *member.PeerView {
 
 // deafPatience is how long a node must have said that it hears nobody; it says so only after Silent. Longer keeps its
 // addresses dark longer: they are answered for again some 0.9 s after this. Shorter gives up a node that is only starved,
-// of processor time or by a bulk transfer before its heartbeats: 200 ms did so in the lab under load.
-const deafPatience = 500 * time.Millisecond
+// of processor time or by a bulk transfer before its heartbeats: 500 ms did so in the lab while a node took an image.
+const deafPatience = 4 * time.Second
 
 type loss struct {
 	node *cluster.Node
