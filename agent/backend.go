@@ -198,3 +198,9 @@ func (b *backend) Reboot(reason string) {
 		b.a.log.Error("reboot", "err", errors.Join(err, fmt.Errorf("wanted because: %s", reason)))
 	}
 }
+
+func (b *backend) PowerOff(reason string) {
+	if err := b.a.opts.PID1.Poweroff(reason); err != nil {
+		b.a.log.Error("power off", "err", errors.Join(err, fmt.Errorf("wanted because: %s", reason)))
+	}
+}

@@ -413,10 +413,15 @@ func decideNode(st *cluster.State, req *Request) (node *cluster.Node, event stri
 	// A voter is one again, unless another has taken its place meanwhile. A node that was drained stays
 	// drained: somebody wanted it so.
 	n.Voter = old.Voter
+	n.Returns(old)
 	if old.State == cluster.NodeDraining || old.State == cluster.NodeDrained {
 		n.State, n.Reason = cluster.NodeDrained, "drained before it rebooted"
 	}
-	return &n, fmt.Sprintf("%s was admitted again after a reboot", &n), nil
+	event = fmt.Sprintf("%s was admitted again after a reboot", &n)
+	if q := n.Quarantine(); q != "" {
+		event += ", " + q
+	}
+	return &n, event, nil
 }
 
 // provenOff tells whether the power controller of a node, or an operator, has said that its boot has ended.

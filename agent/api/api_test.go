@@ -26,6 +26,8 @@ type memory struct {
 	seen      Observation
 	heard     map[string]bool
 	restarted string // why
+	left      string // how and why
+	frozen    error  // of commits
 }
 
 func (m *memory) Self() string            { return m.self }
@@ -33,11 +35,12 @@ func (m *memory) State() *cluster.State   { return &m.state }
 func (m *memory) Coordinator() string     { return "n1" }
 func (m *memory) Observe() Observation    { m.seen.Heard = m.heard; return m.seen }
 func (m *memory) Memory() Memory          { return Memory{} }
-func (m *memory) Reboot(string)           {}
+func (m *memory) Reboot(why string)       { m.left = "reboot: " + why }
+func (m *memory) PowerOff(why string)     { m.left = "power off: " + why }
 func (m *memory) RestartAgent(why string) { m.restarted = why }
 func (m *memory) Commit(_ context.Context, t cluster.Txn) (bool, error) {
-	if m.refuse {
-		return false, nil
+	if m.refuse || m.frozen != nil {
+		return false, m.frozen
 	}
 	m.committed = append(m.committed, t)
 	return true, nil

@@ -274,7 +274,7 @@ func (c *Client) PullImage(ctx context.Context, ref string) ([]cluster.Image, er
 	return out, json.NewDecoder(resp.Body).Decode(&out)
 }
 
-// NodeAction asks for drain, undrain, reboot or restart-agent of a node.
+// NodeAction asks for drain, undrain, release, reboot, poweroff or restart-agent of a node.
 func (c *Client) NodeAction(ctx context.Context, node, action string) error {
 	return c.get(ctx, http.MethodPost, "/v1/nodes/"+url.PathEscape(node)+"/"+action, nil, struct{}{}, nil)
 }

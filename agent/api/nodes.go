@@ -1,6 +1,8 @@
 package api
 
 import (
+	"context"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -119,6 +121,19 @@ func (s *Server) restartAgent(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) reboot(w http.ResponseWriter, r *http.Request) error {
+	return s.leave(w, r, s.backend.Reboot)
+}
+
+func (s *Server) powerOff(w http.ResponseWriter, r *http.Request) error {
+	return s.leave(w, r, s.backend.PowerOff)
+}
+
+// leaveTime bounds the wait for the ledger before a boot is ended.
+const leaveTime = time.Second
+
+// leave ends this boot of a node in order. That it was asked for is in the ledger first, so that it does not
+// count as a failure of the node; a ledger that does not take it does not keep the node up.
+func (s *Server) leave(w http.ResponseWriter, r *http.Request, stop func(reason string)) error {
 	n, err := s.node(r)
 	if err != nil {
 		return err
@@ -127,7 +142,54 @@ func (s *Server) reboot(w http.ResponseWriter, r *http.Request) error {
 		return s.forward(w, r, n)
 	}
 	_, who := s.role(r)
-	s.backend.Reboot("asked by " + who)
+	why := "asked by " + who
+	ctx, cancel := context.WithTimeout(r.Context(), leaveTime)
+	defer cancel()
+	for ctx.Err() == nil {
+		next := *n
+		next.Leaving = &cluster.Leave{BootID: n.BootID, Why: why}
+		ok, err := s.backend.Commit(ctx, cluster.Txn{
+			Conditions: []cluster.Condition{{Key: n.Key(), Revision: n.Revision}},
+			Puts:       []cluster.Put{{Key: n.Key(), Value: next}},
+		})
+		if err != nil || ok {
+			break
+		}
+		// Somebody else has written the record: the copy here shows it in a moment.
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+		}
+		if n = s.backend.State().Node(n.Name); n == nil {
+			break
+		}
+	}
+	stop(why)
 	w.WriteHeader(http.StatusAccepted)
+	return nil
+}
+
+// release ends a node's quarantine.
+func (s *Server) release(w http.ResponseWriter, r *http.Request) error {
+	n, err := s.node(r)
+	if err != nil {
+		return err
+	}
+	if !n.Trouble.Quarantined() {
+		return conflict("node %s is not in quarantine", n.Name)
+	}
+	next := *n
+	next.Trouble = n.Trouble.Released()
+	_, who := s.role(r)
+	t := cluster.Txn{
+		Conditions: []cluster.Condition{{Key: n.Key(), Revision: n.Revision}},
+		Puts:       []cluster.Put{{Key: n.Key(), Value: next}},
+		Events: []cluster.Event{{Time: time.Now(), Node: s.backend.Self(), Kind: cluster.EventNode, Subject: n.Name,
+			Text: n.Name + " is released from quarantine", Why: fmt.Sprintf("'skein node release', asked by operator %s; it was %s", who, n.Quarantine())}},
+	}
+	if err := s.commit(r, t, "release "+n.Name); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, next)
 	return nil
 }

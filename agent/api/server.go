@@ -48,6 +48,7 @@ type Backend interface {
 	Peer(node *cluster.Node) (http.RoundTripper, string)
 	// Reboot and PowerOff act on this node; they return at once.
 	Reboot(reason string)
+	PowerOff(reason string)
 	// RestartAgent ends this node's agent a moment later; a new one goes on, the services do not notice.
 	RestartAgent(reason string)
 }
@@ -111,6 +112,8 @@ func NewServer(b Backend, join http.Handler, role func(*http.Request) (string, s
 	s.handle("POST /v1/nodes/{name}/drain", operator, s.drain)
 	s.handle("POST /v1/nodes/{name}/undrain", operator, s.undrain)
 	s.handle("POST /v1/nodes/{name}/reboot", reader, s.reboot)
+	s.handle("POST /v1/nodes/{name}/poweroff", reader, s.powerOff)
+	s.handle("POST /v1/nodes/{name}/release", operator, s.release)
 	s.handle("POST /v1/nodes/{name}/restart-agent", reader, s.restartAgent)
 	s.handle("DELETE /v1/nodes/{name}", operator, s.removeNode)
 	s.handle("PUT /v1/nodes/{name}/bmc", operator, s.setBMC)

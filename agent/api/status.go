@@ -42,6 +42,9 @@ func (s *Server) Status() Status {
 			ns.State, ns.Reason = cluster.NodeJoining, "becoming a voter: its copy of the ledger is not complete"
 		}
 		out.Nodes = append(out.Nodes, ns)
+		if ns.Quarantine != "" {
+			out.Warnings = append(out.Warnings, fmt.Sprintf("node %s is %s: it gets only what no other node can run; 'skein node release %[1]s' ends that early", ns.Name, ns.Quarantine))
+		}
 		if ns.State == cluster.NodeLost || ns.State == cluster.NodeJoining {
 			out.Problems = append(out.Problems, fmt.Sprintf("node %s is %s: %s", ns.Name, ns.State, ns.Reason))
 		} else if st.Nodes[i].Fetching {
@@ -122,7 +125,7 @@ func nodeStatus(st *cluster.State, n *cluster.Node, seen Observation) NodeStatus
 	ns := NodeStatus{
 		Name: n.Name, State: n.State, Reason: n.Reason, Address: st.Meta.Network.NodeAddr(n.Number),
 		Addresses: []string{}, Links: []LinkStatus{}, Epoch: n.Epoch, BootID: n.BootID, Voter: n.Voter, Witness: n.Witness,
-		CPUs: n.CPUs, Memory: n.Memory, Version: n.Version, Restarting: seen.Restarting[n.Name],
+		CPUs: n.CPUs, Memory: n.Memory, Version: n.Version, Restarting: seen.Restarting[n.Name], Quarantine: n.Quarantine(),
 	}
 	if ns.Restarting {
 		ns.Reason = "its agent is restarting"

@@ -47,6 +47,8 @@ type NodeStatus struct {
 	Version   string            `json:"version"`
 	// Restarting: its agent has ended and is about to be back; its services go on.
 	Restarting bool `json:"agent_restarting,omitempty"`
+	// Quarantine is a clause about why it gets no work that another node could do; empty: it is in none.
+	Quarantine string `json:"quarantine,omitempty"`
 }
 
 // LinkStatus is one port of a node and how the answering node hears it.

@@ -37,6 +37,8 @@ type Node struct {
 	Labels    map[string]string `json:"labels,omitempty"`
 	Version   string            `json:"version"`
 	Watchdog  *Watchdog         `json:"watchdog,omitempty"` // nil: none was found, or it has not been told yet
+	Trouble   *Trouble          `json:"trouble,omitempty"`  // how often it was lost lately, over its boots
+	Leaving   *Leave            `json:"leaving,omitempty"`  // an operator asked for the end of a boot
 
 	Revision int64 `json:"-"` // ledger's mod revision of this record, filled in by the store
 }

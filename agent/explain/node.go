@@ -17,7 +17,7 @@ func (in *Input) node(n *cluster.Node) Answer {
 	st := in.Snapshot.State
 	since := ""
 	for i := len(in.Events) - 1; i >= 0; i-- {
-		if e := in.Events[i]; e.Kind == cluster.EventNode && e.Subject == n.Name && !strings.Contains(e.Text, "voter") {
+		if e := in.Events[i]; e.Kind == cluster.EventNode && e.Subject == n.Name && !strings.Contains(e.Text, "voter") && !strings.Contains(e.Text, "quarantine") {
 			since = " since " + in.clock(e.Time)
 			break
 		}
@@ -76,6 +76,8 @@ func (in *Input) node(n *cluster.Node) Answer {
 	switch state := n.State; {
 	case n.Witness && state != cluster.NodeLost:
 		say("It is a witness: it votes and is given no work.")
+	case state == cluster.NodeOnline && n.Trouble.Quarantined():
+		say("It is %s. Until then it is given only what no other node can run; 'skein node release %s' ends that early.", n.Quarantine(), n.Name)
 	case state == cluster.NodeOnline:
 		say("It may be given work.")
 	case state == cluster.NodeJoining:
@@ -86,6 +88,9 @@ func (in *Input) node(n *cluster.Node) Answer {
 		say("It votes again when it has been started anew and has rejoined, by itself; 'skein node remove %s' forgets it.", n.Name)
 	case state == cluster.NodeLost:
 		say("It may be given work again when it has been started anew and has rejoined, by itself; 'skein node remove %s' forgets it.", n.Name)
+	}
+	if n.Trouble.Quarantined() && n.State != cluster.NodeOnline {
+		say("And it is %s, during which it is given only what no other node can run; 'skein node release %s' ends that early.", n.Quarantine(), n.Name)
 	}
 	slices.Sort(a.Decisions)
 	a.Decisions = slices.Compact(a.Decisions)

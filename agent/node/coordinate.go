@@ -25,6 +25,7 @@ type coordinator struct {
 	pairSince  time.Duration            // since when there have been two nodes only
 	pairTold   bool                     // the warning of that is written
 	restarting map[string]bool          // incarnations whose agent restarts; the event is written
+	calm       map[string]*calm         // node -> what is not credited to its trouble yet
 
 	inFlight  int
 	startedAt time.Duration // of the newest transactions of a plan
@@ -36,7 +37,7 @@ type coordinator struct {
 }
 
 func newCoordinator() coordinator {
-	return coordinator{nodeAt: map[string]time.Duration{}, ended: map[string]time.Duration{}, restarting: map[string]bool{}, fences: map[string]*fencing{}}
+	return coordinator{nodeAt: map[string]time.Duration{}, ended: map[string]time.Duration{}, restarting: map[string]bool{}, fences: map[string]*fencing{}, calm: map[string]*calm{}}
 }
 
 func (c *coordinator) noteEnded(now time.Duration, st *cluster.State) {
@@ -62,6 +63,7 @@ func (b *Brain) coordinate(now time.Duration) {
 	if !b.view.Majority {
 		return
 	}
+	b.noteCalm(now)
 	b.admit(now)
 	b.noteRestarts(now)
 	b.warnOfPair(now)
@@ -115,6 +117,8 @@ type loss struct {
 	why  string
 	// certain: it said so itself, or was heard in a new boot. Silence alone is a suspicion.
 	certain bool
+	// wanted: it said goodbye, as a node does when it is stopped in order.
+	wanted bool
 }
 
 // noteRestarts tells of agents that ended while their nodes go on. That one is back it tells itself.
@@ -171,8 +175,10 @@ func (b *Brain) declareLost(now time.Duration) {
 	for _, l := range v.lost {
 		next := *l.node
 		next.State, next.Reason = cluster.NodeLost, l.why
-		if b.writeNode(now, l.node, next, cluster.Event{Text: l.node.Name + " is lost", Why: l.why}) {
+		events := append([]cluster.Event{{Text: l.node.Name + " is lost", Why: l.why}}, b.trouble(now, l, &next)...)
+		if b.writeNode(now, l.node, next, events...) {
 			written = append(written, next)
+			b.credited(now, next.Name)
 		}
 	}
 	if len(written) > 0 {
@@ -209,7 +215,7 @@ func (b *Brain) judge(now time.Duration) verdict {
 			continue
 		}
 		if why := b.whyLost(now, n, p); why != "" {
-			losses = append(losses, loss{n, why, p.NewBoot != "" || p.Gasped != ""})
+			losses = append(losses, loss{n, why, p.NewBoot != "" || p.Gasped != "", p.Gasped != ""})
 		}
 	}
 	v := verdict{}
@@ -291,17 +297,19 @@ func (b *Brain) whyLost(now time.Duration, n *cluster.Node, p *member.PeerView) 
 }
 
 // writeNode commits a node's next state, once at a time. It tells whether it began to.
-func (b *Brain) writeNode(now time.Duration, n *cluster.Node, next cluster.Node, e cluster.Event) bool {
+func (b *Brain) writeNode(now time.Duration, n *cluster.Node, next cluster.Node, events ...cluster.Event) bool {
 	if now < b.coord.nodeAt[n.Name] {
 		return false
 	}
 	b.coord.nodeAt[n.Name] = now + stuck
-	e.Kind, e.Subject = cluster.EventNode, n.Name
+	for i := range events {
+		events[i].Kind, events[i].Subject = cluster.EventNode, n.Name
+	}
 	name := n.Name
 	b.commit(cluster.Txn{
 		Conditions: []cluster.Condition{{Key: n.Key(), Revision: n.Revision}},
 		Puts:       []cluster.Put{{Key: n.Key(), Value: next}},
-		Events:     []cluster.Event{e},
+		Events:     events,
 	}, func(ok bool, err error) {
 		b.coord.nodeAt[name] = b.world.Now() + retry // by then the ledger has shown it
 	})

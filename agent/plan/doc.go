@@ -17,9 +17,11 @@
 // # How a node is chosen
 //
 // Nodes that do not fit are left out, and the first thing that did not fit is kept, node by node
-// (Pending): being a witness, state, silence, constraints, a failure there, ports, memory, processors. Of those that fit:
+// (Pending): being a witness, state, silence, quarantine, constraints, a failure there, ports, memory, processors. Of those that fit:
 // one that has all images before one that still fetches them, then fewest instances of the same service, then fewest of the same stack, then most free memory, then name. A
-// slot that is replaced to follow its specification stays on its node if it fits there.
+// slot that is replaced to follow its specification stays on its node if it fits there. A node in quarantine gets
+// what no other node could run, and the reason says so; an instance of a global service goes to its node in any
+// case: no other could have it, and what watches a node is needed most on one that keeps dying.
 //
 // # When things fail
 //

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/skein-os/skein/agent/cluster"
@@ -55,8 +56,9 @@ func nodePorts(s *cluster.Service) []string {
 	return out
 }
 
-// refusal is the first thing that does not fit, as a clause after the node's name; empty if all does.
-func (p *planner) refusal(h *host, s *cluster.Service, avoid map[string]string) string {
+// refusal is the first thing that does not fit, as a clause after the node's name; empty if all does. anyway: a
+// quarantine is no obstacle.
+func (p *planner) refusal(h *host, s *cluster.Service, avoid map[string]string, anyway bool) string {
 	n := h.node
 	if n.Witness {
 		return "is a witness: it runs no services"
@@ -66,6 +68,9 @@ func (p *planner) refusal(h *host, s *cluster.Service, avoid map[string]string) 
 	}
 	if why := p.Silent[n.Name]; why != "" {
 		return why
+	}
+	if why := n.Quarantine(); why != "" && !anyway {
+		return "is " + why
 	}
 	for _, c := range s.Constraints {
 		ok, err := matches(c, n)
@@ -95,14 +100,26 @@ func (p *planner) refusal(h *host, s *cluster.Service, avoid map[string]string) 
 }
 
 // place finds the most suitable node, and why it is that, or why no node will do. keep is the node to
-// stay on if it fits, only the single one to look at; avoid are nodes not to take and why.
+// stay on if it fits, only the single one to look at; avoid are nodes not to take and why. Of nodes in quarantine
+// one is taken only if no other fits: work that runs where it may be lost is better than work that does not run.
 func (p *planner) place(s *cluster.Service, keep, only string, avoid map[string]string) (best *host, why string, not []NodeReason) {
+	if best, why, not = p.placeOn(s, keep, only, avoid, false); best != nil || !slices.ContainsFunc(p.hosts, func(h *host) bool { return h.node.Trouble.Quarantined() }) {
+		return best, why, not
+	}
+	best, why, not = p.placeOn(s, keep, only, avoid, true)
+	if best != nil && only == "" {
+		why += fmt.Sprintf("; %s is %s, and gets it because no other node fits", best.node.Name, best.node.Quarantine())
+	}
+	return best, why, not
+}
+
+func (p *planner) placeOn(s *cluster.Service, keep, only string, avoid map[string]string, anyway bool) (best *host, why string, not []NodeReason) {
 	fits := 0
 	for _, h := range p.hosts {
 		if only != "" && h.node.Name != only {
 			continue
 		}
-		if r := p.refusal(h, s, avoid); r != "" {
+		if r := p.refusal(h, s, avoid, anyway); r != "" {
 			not = append(not, NodeReason{h.node.Name, r})
 			continue
 		}

@@ -251,7 +251,7 @@ func (p *planner) considered(best *host, s *cluster.Service, only string, avoid 
 			continue
 		}
 		out = append(out, Candidate{
-			Node: h.node.Name, Refused: p.refusal(h, s, avoid), Chosen: h == best,
+			Node: h.node.Name, Refused: p.refusal(h, s, avoid, best != nil && best.node.Trouble.Quarantined()), Chosen: h == best,
 			Same: h.services[s.FullName()], Stack: h.stacks[s.Stack], FreeCPUs: h.cpus, FreeMemory: h.memory,
 		})
 	}

@@ -185,6 +185,7 @@ func (m *machine) admit(old *cluster.Node) {
 	cond := cluster.Condition{Key: n.Key()}
 	if old != nil {
 		cond.Revision = old.Revision
+		n.Returns(old)
 	}
 	gen := m.gen
 	if !s.Ledger.Commit(cluster.Txn{Conditions: []cluster.Condition{cond}, Puts: []cluster.Put{{Key: n.Key(), Value: n}}}) {

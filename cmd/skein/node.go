@@ -13,7 +13,7 @@ import (
 
 func nodeCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "node", Short: "Nodes of the cluster",
-		Example: "  skein node ls\n  skein node drain n2\n  skein node remove n2\n  skein node restart-agent n2"}
+		Example: "  skein node ls\n  skein node drain n2\n  skein node remove n2\n  skein node release n2\n  skein node restart-agent n2"}
 	ls := &cobra.Command{
 		Use: "ls", Short: "List nodes", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -25,7 +25,14 @@ func nodeCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return show(cmd, st.Nodes, func(t *table) { drawNodes(t, st) })
+			return show(cmd, st.Nodes, func(t *table) {
+				drawNodes(t, st)
+				for _, n := range st.Nodes {
+					if n.Quarantine != "" {
+						t.row("  note: " + n.Name + " is " + n.Quarantine)
+					}
+				}
+			})
 		},
 	}
 	addOutputFlag(ls)
@@ -50,6 +57,12 @@ func nodeCommand() *cobra.Command {
 		}),
 		nodeAction("reboot", "Reboot a node in an orderly way", func(ctx context.Context, c *api.Client, node string) error {
 			return c.NodeAction(ctx, node, "reboot")
+		}),
+		nodeAction("poweroff", "Power a node off in an orderly way", func(ctx context.Context, c *api.Client, node string) error {
+			return c.NodeAction(ctx, node, "poweroff")
+		}),
+		nodeAction("release", "Give work again to a node that is in quarantine because it was lost too often", func(ctx context.Context, c *api.Client, node string) error {
+			return c.NodeAction(ctx, node, "release")
 		}),
 		nodeAction("restart-agent", "Restart the cluster part of a node; its services go on", func(ctx context.Context, c *api.Client, node string) error {
 			return c.NodeAction(ctx, node, "restart-agent")

@@ -71,6 +71,9 @@ func drawNodes(t *table, st api.Status) {
 		if n.Restarting {
 			state += " (agent restarts)"
 		}
+		if n.Quarantine != "" {
+			state += " (quarantine)"
+		}
 		t.row(n.Name, state, voter, n.Instances, strings.Join(links, ", "), n.Epoch)
 	}
 }
