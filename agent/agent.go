@@ -101,6 +101,11 @@ func (a *Agent) run(ctx context.Context) error {
 	if a.id, err = readIdentity(a.opts.RunDir, a.seed.Name); err != nil {
 		return err
 	}
+	if err := a.mayJoin(); err != nil {
+		// The machine is on its way down. If it is not, because whoever stopped the agent was not PID 1, a new
+		// boot is what helps.
+		return errors.Join(err, a.opts.PID1.Reboot(err.Error()))
+	}
 	if a.id.Witness, err = a.isWitness(); err != nil {
 		return err
 	}

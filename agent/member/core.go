@@ -88,8 +88,11 @@ type peer struct {
 	deaf      bool          // its newest heartbeat says of everybody that it hears nothing of him
 	deafSince time.Duration // when the first of those came
 
-	gasped string
-	told   bool // that its silence means something, in a heartbeat of ours
+	gasped  string
+	over    bool // it said that this boot ends for certain: nothing revives it
+	ordered bool // by its own words, somebody asked for its end
+	dark    bool // proof: it said farewell
+	told    bool // that its silence means something, in a heartbeat of ours
 
 	willSeq      uint64        // of the newest will taken
 	restarting   bool          // by that will, and no new agent was heard since
@@ -320,12 +323,8 @@ func (c *Core) Gasp(now time.Duration, reason string) []Datagram {
 	return c.send(now, kindGasp, cmp.Or(reason, "no reason given"))
 }
 
-func (c *Core) send(now time.Duration, kind byte, reason string) []Datagram {
-	c.lastSeq = max(c.lastSeq+1, uint64(max(now, 0)/time.Microsecond))
-	if c.firstSeq == 0 {
-		c.firstSeq = c.lastSeq
-	}
-	c.round++
+// each returns one datagram for each peer on each link, made once for a link.
+func (c *Core) each(payload func(link uint8) []byte) []Datagram {
 	var out []Datagram
 	payloads := make([][]byte, len(c.links))
 	for _, p := range c.peers {
@@ -335,12 +334,21 @@ func (c *Core) send(now time.Duration, kind byte, reason string) []Datagram {
 				continue
 			}
 			if payloads[id] == nil {
-				payloads[id] = c.encode(now, kind, id, reason)
+				payloads[id] = payload(id)
 			}
 			out = append(out, Datagram{Link: l.Link, To: l.Addr, Payload: payloads[id]})
 		}
 	}
 	return out
+}
+
+func (c *Core) send(now time.Duration, kind byte, reason string) []Datagram {
+	c.lastSeq = max(c.lastSeq+1, uint64(max(now, 0)/time.Microsecond))
+	if c.firstSeq == 0 {
+		c.firstSeq = c.lastSeq
+	}
+	c.round++
+	return c.each(func(id uint8) []byte { return c.encode(now, kind, id, reason) })
 }
 
 func (c *Core) encode(now time.Duration, kind byte, link uint8, reason string) []byte {

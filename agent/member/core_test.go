@@ -528,7 +528,9 @@ func FuzzStep(f *testing.F) {
 	f.Add(will, false)
 	f.Add(will[:len(will)-tagSize], true)
 	f.Add(b.core.Gasp(b.clock(w.now)+500*ms, "bye")[0].Payload, false)
+	f.Add(b.core.Farewell(b.clock(w.now)+500*ms, "bye")[0].Payload, false)
 	f.Add([]byte("Sk\x01\x01"), true)
+	f.Add([]byte("Sk\x01\x04"), true)
 	f.Add([]byte("Sk\x01\x03"), true)
 	now := a.clock(w.now)
 	f.Fuzz(func(t *testing.T, payload []byte, sign bool) {

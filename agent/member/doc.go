@@ -86,6 +86,30 @@
 //
 // The new agent is told from late heartbeats of the old one by its count, which begins anew.
 //
+// # Last words
+//
+// A boot that ends says so, so that nobody waits for its silence. There are three kinds of last words:
+//
+//   - A gasp (Core.Gasp) is a hint. A new agent of the same boot takes it back by being heard.
+//   - What PID 1 sends for an agent that is no more (Core.LastWords): a hint too, that nothing takes back. PID 1
+//     sends it when it knows that no agent will be started in this boot any more: in an orderly stop after
+//     the agent's end, and when it panics. It says nothing about addresses: the kernel's guard may still be
+//     open, until the lease ends, and PID 1, which knows nothing of the cluster, cannot close it.
+//   - A farewell (Core.Farewell) is proof L1 by itself.
+//
+// Why a farewell is proof. What L1 has to exclude is that the incarnation's guard is open now or ever again. A
+// Core opens it only by its lease, and Farewell ends that for good (View.LeaseUntil is 0 from then on). Its
+// caller has closed the kernel's guard before, and the kernel has acknowledged it (balance.Hold of no addresses
+// has returned without an error). There remains another agent of the same boot: the caller has first left a mark in
+// the state of this boot, which every agent reads before it becomes a member and ends the boot if it finds it. So
+// each step makes the next one safe, in an order that holds if it is cut off anywhere: mark, close, say. If the
+// mark or the closing fails, there is only a gasp. No clock is in it, so no lost, copied or delayed farewell
+// says anything false: if it arrives at all, whenever, it is still true. It is proof of the lease and of no
+// more: processes may run on for the seconds until PID 1 has killed them, so services whose safety is power go on
+// waiting for the power to be off, or for the next boot.
+//
+// A kernel that panics says nothing: there is no user space any more. It is found by its silence.
+//
 // # Strangers
 //
 // Each datagram carries the cluster and a truncated HMAC-SHA256; per sender's boot and link only rising

@@ -67,7 +67,7 @@ func (c *Core) heardByMajority(now time.Duration) bool {
 // that each of them may have acknowledged is too old for any lease. Once found it holds for ever.
 func (c *Core) prove(now time.Duration, x int) bool {
 	p := c.peers[x]
-	if p.condemned {
+	if p.condemned || p.dark {
 		return true
 	}
 	if !c.refusing[p.inc] {

@@ -24,8 +24,12 @@ func (c *Core) Step(now time.Duration, link string, payload []byte) error {
 	if string(m.boot) != p.BootID {
 		return c.strangeBoot(now, p, m)
 	}
-	if m.kind == kindRestart {
+	switch m.kind {
+	case kindRestart:
 		return c.bequeathed(now, p, m)
+	case kindEnd:
+		p.takeEnd(m)
+		return nil
 	}
 	l := p.rx[m.link]
 	if l == nil {
@@ -50,8 +54,8 @@ func (c *Core) Step(now time.Duration, link string, payload []byte) error {
 		p.ackedAt = now
 	}
 	if m.kind == kindGasp {
-		p.gasped, p.gaspSeq = string(m.reason), m.seq
-	} else if p.gasped != "" {
+		p.gasped, p.gaspSeq, p.ordered = string(m.reason), m.seq, true
+	} else if p.gasped != "" && !p.over {
 		p.gasped = "" // its agent is back in the same boot
 	}
 	p.voterSet, p.saidAt = m.voterSet, now

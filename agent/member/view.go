@@ -27,6 +27,11 @@ type PeerView struct {
 	Alive        bool          // heard within Silent, did not gasp, is not refused
 	SilentFor    time.Duration // since it was heard on any link (or became known); our own stalls do not count
 	Gasped       string        // its last words, empty if there are none
+	// Ordered: by its last words its end was asked for. A node whose PID 1 failed says that instead.
+	Ordered bool
+	// Dark: it said farewell, so it answers on no guarded address, and never will again. LeaseExpired is then
+	// proven, too.
+	Dark bool
 	// RestartingUntil: its agent has ended, its kernel and services have not, and until then (on the clock
 	// passed in) it is not suspected for its silence. In the past: its agent did not come back in time. 0:
 	// nothing of the kind. It says nothing about leases.
@@ -81,6 +86,7 @@ func (c *Core) View(now time.Duration) View {
 			DeafFor: deafFor,
 			Name:    p.Name, BootID: p.BootID,
 			Alive: alive, SilentFor: c.silentFor(now, p), Gasped: p.gasped,
+			Ordered: p.gasped != "" && p.ordered, Dark: p.dark,
 			RestartingUntil: c.restartingUntil(p),
 			ConfirmedSilent: silent,
 			Unheard:         silentVoters > c.voters-c.majority(),

@@ -27,22 +27,10 @@ func (c *Core) Will(now time.Duration) []Datagram {
 		return nil
 	}
 	c.lastWill = max(c.lastWill+1, uint64(max(now, 0)/time.Microsecond))
-	var out []Datagram
-	payloads := make([][]byte, len(c.links))
-	for _, p := range c.peers {
-		for _, l := range p.Links {
-			id, ok := c.linkID(l.Link)
-			if !ok {
-				continue
-			}
-			if payloads[id] == nil {
-				b := c.appendHeader(nil, kindRestart, id, c.lastWill, 0, "")
-				payloads[id] = c.appendTag(binary.AppendUvarint(b, 0)) // no entries: it speaks of nobody
-			}
-			out = append(out, Datagram{Link: l.Link, To: l.Addr, Payload: payloads[id]})
-		}
-	}
-	return out
+	return c.each(func(id uint8) []byte {
+		b := c.appendHeader(nil, kindRestart, id, c.lastWill, 0, "")
+		return c.appendTag(binary.AppendUvarint(b, 0)) // no entries: it speaks of nobody
+	})
 }
 
 // Patience is Config.Patience, for whoever sends the will: longer is of no use.

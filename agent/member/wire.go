@@ -13,8 +13,9 @@ import (
 //	magic "Sk" | version 1 byte | kind 1 byte | cluster 8 bytes
 //	sender: length 1 byte, bytes | boot: length 1 byte, bytes
 //	link 1 byte | seq | count | voter set 8 bytes
-//	reason: length 1 byte, bytes (gasp only)
-//	number of entries (restart: none), each:
+//	cause 1 byte (end only)
+//	reason: length 1 byte, bytes (gasp and end only)
+//	number of entries (restart and end: none), each:
 //	  incarnation 8 bytes | flags 1 byte
 //	  age in ms of the newest heartbeat received that was or may have been acknowledged
 //	  if acknowledged: ack (the newest seq received of it) | links on which it is heard (bit mask)
@@ -29,6 +30,7 @@ const (
 	kindHeartbeat = 1
 	kindGasp      = 2
 	kindRestart   = 3 // a will, see will.go: count is 0
+	kindEnd       = 4 // the boot ends for certain, see farewell.go: count is 0
 
 	tagSize     = 16
 	headerSize  = 12      // magic, version, kind, cluster
@@ -69,6 +71,7 @@ type message struct {
 	seq          uint64
 	count        uint64
 	voterSet     uint64
+	cause        byte
 	reason       []byte
 	entries      []entry
 	details      []linkDetail
@@ -110,6 +113,13 @@ func (c *Core) appendHeader(b []byte, kind byte, link uint8, seq, count uint64, 
 		b = appendString(b, reason[:min(len(reason), maxReason)])
 	}
 	return b
+}
+
+// appendEnd writes a whole datagram of kind end, but for the tag.
+func (c *Core) appendEnd(link uint8, seq uint64, cause byte, reason string) []byte {
+	b := append(c.appendHeader(nil, kindEnd, link, seq, 0, ""), cause)
+	b = appendString(b, reason[:min(len(reason), maxReason)])
+	return binary.AppendUvarint(b, 0) // no entries: it speaks of nobody
 }
 
 func appendEntry(b []byte, e *entry, details []linkDetail) []byte {
@@ -169,11 +179,16 @@ func (c *Core) decode(payload []byte) (*message, error) {
 	m.link = r.byte()
 	m.seq, m.count = r.uvarint(), r.uvarint()
 	m.voterSet = r.u64()
-	if m.kind == kindGasp {
+	if m.kind == kindEnd {
+		if m.cause = r.byte(); m.cause < causeStopped || m.cause > causeFarewell {
+			r.bad = true
+		}
+	}
+	if m.kind == kindGasp || m.kind == kindEnd {
 		m.reason = r.str()
 	}
 	n := r.uvarint()
-	if m.kind < kindHeartbeat || m.kind > kindRestart || m.kind == kindRestart && n > 0 || m.link >= maxLinks || n > maxEntries || len(m.sender) == 0 || len(m.boot) == 0 {
+	if m.kind < kindHeartbeat || m.kind > kindEnd || m.kind >= kindRestart && n > 0 || m.link >= maxLinks || n > maxEntries || len(m.sender) == 0 || len(m.boot) == 0 {
 		return nil, fmt.Errorf("%w: field out of range", ErrMalformed)
 	}
 	for range n {

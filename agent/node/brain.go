@@ -157,7 +157,9 @@ func (b *Brain) bequeath(now time.Duration) {
 	}
 	b.willAt = now + member.WillEvery
 	if will := b.core.Will(now); len(will) > 0 {
-		b.world.Bequeath(will, b.core.Patience())
+		w := Bequest{Restarts: will, Patience: b.core.Patience()}
+		w.Stopped, w.Failed = b.core.LastWords(now)
+		b.world.Bequeath(w)
 	}
 }
 
@@ -223,15 +225,23 @@ func (b *Brain) Report(st cluster.Status) {
 	b.think()
 }
 
-// Stop ends this boot in order: peers are told, addresses are given up. Nothing is done after it.
+// wordsTimes is how often last words are said: they are one datagram on each link, and may be lost.
+const wordsTimes = 3
+
+// Stop ends this boot in order: addresses are given up for good, and peers are told so. Nothing is done after it.
 func (b *Brain) Stop(reason string) {
 	if b.ended != "" {
 		return
 	}
 	b.ended = "stopped: " + reason
-	b.world.Hold(nil, 0)
-	for _, d := range b.core.Gasp(b.world.Now(), reason) {
-		b.world.Send(d)
+	say := b.core.Gasp
+	if b.world.Renounce() {
+		say = b.core.Farewell // it is proof now
+	}
+	for range wordsTimes {
+		for _, d := range say(b.world.Now(), reason) {
+			b.world.Send(d)
+		}
 	}
 }
 

@@ -44,6 +44,7 @@ type stage struct {
 	wills   int             // how often one was left
 	bound   []time.Duration // what PID 1 was told; 0: Unbind
 	doomed  string
+	clings  bool // it cannot make sure that it answers nowhere
 }
 
 func (s *stage) Now() time.Duration { return s.now }
@@ -56,10 +57,15 @@ func (s *stage) Send(d member.Datagram) {
 		}
 	}
 }
-func (s *stage) Bequeath(will []member.Datagram, _ time.Duration) {
-	if len(will) > 0 {
+func (s *stage) Bequeath(b Bequest) {
+	if len(b.Restarts) > 0 && len(b.Stopped) > 0 && len(b.Failed) > 0 {
 		s.wills++
 	}
+}
+func (s *stage) Renounce() bool {
+	s.calls = append(s.calls, "renounce")
+	s.held, s.until = nil, 0
+	return !s.clings
 }
 func (s *stage) Bind(until time.Duration) { s.bound = append(s.bound, until) }
 func (s *stage) Unbind()                  { s.bound = append(s.bound, 0) }

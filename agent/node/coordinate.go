@@ -117,7 +117,7 @@ type loss struct {
 	why  string
 	// certain: it said so itself, or was heard in a new boot. Silence alone is a suspicion.
 	certain bool
-	// wanted: it said goodbye, as a node does when it is stopped in order.
+	// wanted: it was stopped in order, as its last words say.
 	wanted bool
 }
 
@@ -215,7 +215,7 @@ func (b *Brain) judge(now time.Duration) verdict {
 			continue
 		}
 		if why := b.whyLost(now, n, p); why != "" {
-			losses = append(losses, loss{n, why, p.NewBoot != "" || p.Gasped != "", p.Gasped != ""})
+			losses = append(losses, loss{n, why, p.NewBoot != "" || p.Gasped != "", p.Ordered})
 		}
 	}
 	v := verdict{}
@@ -265,6 +265,9 @@ func (b *Brain) whyLost(now time.Duration, n *cluster.Node, p *member.PeerView) 
 	case p.NewBoot != "":
 		return fmt.Sprintf("it was heard in a new boot (%.8s): this one (%.8s) has ended", p.NewBoot, n.BootID)
 	case p.Gasped != "":
+		if !p.Ordered {
+			return "its last words: " + p.Gasped
+		}
 		return "it said goodbye: " + p.Gasped
 	case p.Alive && p.DeafFor >= deafPatience && n.State != cluster.NodeJoining:
 		return fmt.Sprintf("it is heard, but says since %v that it hears nobody on any link: no lease of it can be renewed", p.DeafFor.Round(10*time.Millisecond))
@@ -354,7 +357,7 @@ func looks(s plan.Snapshot) string {
 		parts = append(parts, n)
 	}
 	for i, e := range s.Evidence {
-		parts = append(parts, fmt.Sprintf("%s/%s %v %v %v %s %v", i.Node, i.BootID, e.LeaseExpired, e.NewBoot, e.GoneFor >= takeover.GoneGrace, e.PoweredOff, e.Reset))
+		parts = append(parts, fmt.Sprintf("%s/%s %v %v %v %v %s %v", i.Node, i.BootID, e.LeaseExpired, e.Dark, e.NewBoot, e.GoneFor >= takeover.GoneGrace, e.PoweredOff, e.Reset))
 	}
 	slices.Sort(parts)
 	return strings.Join(parts, "\n")

@@ -102,7 +102,7 @@ func (b *Brain) fenceNode(now time.Duration, n *cluster.Node, p *member.PeerView
 	case f.ladder == nil && (rec == nil || rec.By != b.self.Name || rec.ByBoot != b.self.BootID || rec.State == ""):
 		waited := now - f.since
 		switch {
-		case p != nil && p.Gasped != "" && waited < goodbyePatience:
+		case p != nil && p.Ordered && waited < goodbyePatience:
 			return
 		case waited < takeoverFirst && (rec == nil || rec.State == "") && !b.needsOff(n): // else another began it
 			return

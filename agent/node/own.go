@@ -18,7 +18,7 @@ func (b *Brain) evidence(node, boot string, now time.Duration) takeover.Evidence
 	living := false
 	for i := range b.view.Peers {
 		if p := &b.view.Peers[i]; p.Name == node && p.BootID == boot {
-			e.NewBoot = p.NewBoot != ""
+			e.NewBoot, e.Dark = p.NewBoot != "", p.Dark
 			living = heard(p)
 			if b.state.Node(node).ResetAfter() > 0 {
 				e.UnackedFor = p.UnackedFor.Truncate(time.Second)

@@ -22,9 +22,8 @@ type World interface {
 
 	// Send sends a heartbeat datagram. It may be lost.
 	Send(d member.Datagram)
-	// Bequeath leaves datagrams with whoever outlives this agent, to be sent when it has ended by itself, for
-	// as long as patience (see member.Core.Will). Called about every second; the newest counts.
-	Bequeath(will []member.Datagram, patience time.Duration)
+	// Bequeath leaves datagrams with whoever outlives this agent. Called about every second; the newest counts.
+	Bequeath(b Bequest)
 	// Bind has whoever outlives this agent feed the machine's watchdog only so that it is off at until, on Now's
 	// clock; Unbind ends that. Binding is answered by Brain.Bound. The newest call counts.
 	Bind(until time.Duration)
@@ -45,6 +44,10 @@ type World interface {
 	// which the kernel's guard must end that by itself. Called on each change and each renewal of the
 	// lease. An address that is left out must have stopped answering when Hold returns.
 	Hold(addrs []Floating, until time.Duration)
+	// Renounce has this boot answer on no floating address any more, whatever becomes of this agent: none is held
+	// when it returns true, and no later agent of this boot will hold one, or be a member at all. False: that
+	// could not be made sure of.
+	Renounce() bool
 	// Routes is the complete list of ways to the peers; called when it has changed.
 	Routes(via []Route)
 	// Condemn: this boot has been declared lost or removed. Stop all services at once and reboot.
@@ -59,6 +62,15 @@ type World interface {
 	Volume(id uint64, v cluster.Volume, op takeover.StorageOp, key, victim takeover.Key)
 	// Explain records an event that belongs to no transaction. It may be lost.
 	Explain(e cluster.Event)
+}
+
+// Bequest is what an agent leaves behind for others to send.
+type Bequest struct {
+	// Restarts are sent when the agent has ended by itself, for as long as Patience (see member.Core.Will).
+	Restarts []member.Datagram
+	Patience time.Duration
+	// Stopped and Failed are sent when this boot ends (see member.Core.LastWords).
+	Stopped, Failed []member.Datagram
 }
 
 // Floating is an address that moves with its service, and what to do with what arrives there.

@@ -5,9 +5,12 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skein-os/skein/agent/pid1/control"
 )
 
 // dieOnPanic is deferred in every goroutine of PID 1. It writes the reason of a panic to the kernel log and
@@ -22,7 +25,27 @@ func dieOnPanic() {
 	for line := range strings.Lines(string(debug.Stack())) {
 		tellKernel(emergency, strings.TrimRight(line, "\n"))
 	}
+	sayFailed()
 	endMachine(unix.LINUX_REBOOT_CMD_RESTART)
+}
+
+// wordsOnPanic are PID 1's last words. A panic can be in any goroutine and at any depth, and PID 1 is one for a
+// machine: that is why they are not a field of something.
+var wordsOnPanic atomic.Pointer[control.Will]
+
+// KeepWords implements World.
+func (m *Machine) KeepWords(w control.Will) { w = w.Words(true); wordsOnPanic.Store(&w) }
+
+// sayFailed sends them. Whatever fails here, the machine restarts.
+func sayFailed() {
+	defer func() { _ = recover() }()
+	if w := wordsOnPanic.Load(); w != nil {
+		for range wordsTimes {
+			if err := sendWill(*w); err != nil {
+				tellKernel(emergency, err.Error())
+			}
+		}
+	}
 }
 
 // endMachine gives the kernel the order. It never returns: if the order fails it tries the other ways there

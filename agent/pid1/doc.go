@@ -19,6 +19,8 @@
 //     case (control.Will), at once and every 0.3 s, until the next agent leaves its own. Never when the
 //     machine is being stopped or the services were killed. PID 1 does not know what they say, and reads
 //     nothing from the network.
+//   - When this boot ends for certain, they are told that too: after the agent's end in an orderly stop, and
+//     when PID 1 panics. Both are last words that the agent left with its will.
 //   - Only one goroutine starts and reaps processes, so an exit can never be seen before the process is
 //     known. Nothing in PID 1 may use os/exec: its Wait would race with the reaper.
 //   - The goroutine that feeds the watchdog writes to nothing that can block: consoles and the agent's log
@@ -28,7 +30,8 @@
 //
 // # What happens on failure
 //
-// A panic in any goroutine of PID 1 writes its reason to the kernel log and restarts the machine at once;
+// A panic in any goroutine of PID 1 writes its reason to the kernel log, tells the other nodes and restarts the machine
+// at once;
 // when the Go runtime itself gives up, the kernel panics and restarts by kernel.panic. A hang of PID 1 ends
 // in a reset by the watchdog. A hang of the agent ends in one kill of all services, then no more feeding, then
 // a reset; if the watchdog does not bite (or there is none), PID 1 restarts the machine itself. An orderly stop

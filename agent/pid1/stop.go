@@ -48,6 +48,9 @@ func (s *supervisor) stopStep(now time.Duration) bool {
 		s.world.Stop(stop.mode)
 		return true
 	}
+	if s.agent == nil {
+		s.sayStopped()
+	}
 	if stop.phase == stopAgent {
 		if s.agent != nil && now < stop.began+s.limits.StopAgent {
 			return false

@@ -56,6 +56,7 @@ type supervisor struct {
 	backoff backoff
 	history history
 	will    will
+	words   words
 	binding binding
 
 	stopping  *stopping // nil until the machine is to stop
@@ -332,6 +333,8 @@ func (s *supervisor) hear(h heard) {
 	case control.SetWill:
 		if current {
 			s.will.set(*h.request.Will)
+			s.words.left = *h.request.Will
+			s.world.KeepWords(s.words.left)
 		}
 	case control.Bind:
 		if current {

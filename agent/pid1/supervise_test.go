@@ -37,6 +37,7 @@ type fakeWorld struct {
 	log      []string
 	startErr error
 	wills    []sentWill
+	kept     string        // the first link's words of failure
 	dog      time.Duration // the watchdog's timeout
 }
 
@@ -147,6 +148,14 @@ func (w *fakeWorld) FeedWatchdog() error {
 }
 
 func (w *fakeWorld) WatchdogTimeout() time.Duration { return w.dog }
+
+func (w *fakeWorld) KeepWords(will control.Will) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if f := will.Words(true); len(f.Links) > 0 {
+		w.kept = string(f.Links[0].Payload)
+	}
+}
 
 func (w *fakeWorld) SendWill(will control.Will) error {
 	w.mu.Lock()

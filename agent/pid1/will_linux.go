@@ -13,7 +13,9 @@ import (
 const willPriority = 6
 
 // SendWill implements World. Its sockets live for the moment of sending and are never read.
-func (m *Machine) SendWill(w control.Will) error {
+func (m *Machine) SendWill(w control.Will) error { return sendWill(w) }
+
+func sendWill(w control.Will) error {
 	var errs []error
 	for i := range w.Links {
 		if err := sendWillOn(&w.Links[i]); err != nil {

@@ -49,6 +49,8 @@ type World interface {
 	WatchdogTimeout() time.Duration
 	// SendWill sends the datagrams of a dead agent's will. It does not block: what has no room is lost.
 	SendWill(control.Will) error
+	// KeepWords has the last words of this will sent if PID 1 panics.
+	KeepWords(control.Will)
 	// Unmount unmounts what can be unmounted and writes back what is dirty. It may block (a storage that
 	// does not answer) and is therefore called in a goroutine that is not waited for beyond Limits.Stop.
 	Unmount()

@@ -34,6 +34,8 @@ type machine struct {
 
 	cut map[string]bool // "eth0 in", "eth0 out"
 
+	renounced bool // this boot has said farewell: no agent of it joins any more
+
 	agent   bool // its process lives
 	gen     int  // of the agent
 	lives   int  // agents of this boot
@@ -90,7 +92,7 @@ func (m *machine) newBoot() {
 	m.powered = true
 	m.boot = fmt.Sprintf("%s-boot-%d", m.name, m.boots)
 	m.frozen, m.waiting, m.excused = "", nil, 0
-	m.lives, m.will = 0, will{}
+	m.lives, m.will, m.renounced = 0, will{}, false
 	m.setClock(m.sim.between(0, 5*time.Second))
 	m.armWatchdog()
 	m.sim.login(m)
@@ -147,6 +149,9 @@ func (m *machine) sync() {
 		return
 	}
 	s := m.sim
+	if m.brain == nil && m.renounced && !s.cfg.forgetFarewell {
+		return // as package agent, it asks PID 1 for a new boot, which is on its way
+	}
 	if m.brain == nil {
 		if !s.reaches(m) {
 			return

@@ -38,13 +38,15 @@ type Config struct {
 	Watchdog time.Duration
 
 	// For tests of the checker: what is broken on purpose.
-	mayFeed      func(now, until, w time.Duration) bool // another rule for PID 1
-	bindLate     bool                                   // PID 1 says that it is bound, and is not
-	leaseOf      map[string]time.Duration               // a node that believes in another lease
-	guardForever bool                                   // the kernel's guard does not end
-	blind        bool                                   // a datagram with a flipped bit is handed over as it was sent: taken
-	broken                                              // the protocol of reserved volumes
-	noAbort      bool                                   // a disk executes what was queued by who is preempted
+	mayFeed        func(now, until, w time.Duration) bool // another rule for PID 1
+	bindLate       bool                                   // PID 1 says that it is bound, and is not
+	leaseOf        map[string]time.Duration               // a node that believes in another lease
+	guardForever   bool                                   // the kernel's guard does not end
+	falseFarewell  bool                                   // a farewell is said before the guard is closed
+	forgetFarewell bool                                   // a new agent of the same boot joins after it
+	blind          bool                                   // a datagram with a flipped bit is handed over as it was sent: taken
+	broken                                                // the protocol of reserved volumes
+	noAbort        bool                                   // a disk executes what was queued by who is preempted
 }
 
 // Sim is one simulated cluster. Everything happens in calls of Run and Until.

@@ -13,6 +13,8 @@ import (
 type Evidence struct {
 	// LeaseExpired is package member's proof L1: the incarnation has no lease and never will again.
 	LeaseExpired bool `json:"lease_expired,omitempty"`
+	// Dark: it said farewell (package member), which is proof L1 too: it answers on no guarded address any more.
+	Dark bool `json:"dark,omitempty"`
 	// NewBoot: the node was heard, authenticated, in another boot; this one has ended.
 	NewBoot bool `json:"new_boot,omitempty"`
 	// PoweredOff is the boot that ended with its machine's power: read off by its controller (L2), or by an
@@ -64,6 +66,8 @@ func Prove(safety cluster.Safety, o cluster.Owner, node *cluster.Node, e Evidenc
 		return Proof{false, fmt.Sprintf("proof is missing that %s is off: %s; if you know that it is off: 'skein fence confirm %[1]s'", o.Node, e.Fencing)}
 	case !safety.LeaseGuards(): // an unknown class gets the strict answer
 		return Proof{false, fmt.Sprintf("proof is missing that %s is off: nothing else confines its effects; power it on again, or if you know that it is off: 'skein fence confirm %[1]s'", o.Node)}
+	case e.Dark:
+		return Proof{true, fmt.Sprintf("%s said farewell: it has closed its addresses for good", o.Node)}
 	case e.LeaseExpired:
 		return Proof{true, fmt.Sprintf("the lease of %s has expired", o.Node)}
 	case node == nil:

@@ -12,7 +12,7 @@ import (
 const (
 	// MaxLine is the longest line, in bytes without its end, that either side reads.
 	// A will of the greatest size fits.
-	MaxLine = 16 << 10
+	MaxLine = 32 << 10
 	// MaxReason is how many bytes of a reason are kept, so that a reason never makes a line too long.
 	MaxReason = 512
 	// History is how many exits PID 1 remembers for the next agent.

@@ -140,7 +140,8 @@ func TestEveryMessageFitsALine(t *testing.T) {
 	}
 	w := Will{PatienceMS: MaxWillPatience.Milliseconds()}
 	for i := range MaxWillLinks {
-		l := WillLink{Link: strings.Repeat("<", maxLinkName), Payload: bytes.Repeat([]byte{0xff}, MaxWillPayload)}
+		l := WillLink{Link: strings.Repeat("<", maxLinkName), Payload: bytes.Repeat([]byte{0xff}, MaxWillPayload),
+			Stopped: bytes.Repeat([]byte{0xff}, MaxWillWords), Failed: bytes.Repeat([]byte{0xff}, MaxWillWords)}
 		for range MaxWillTargets / MaxWillLinks {
 			l.To = append(l.To, netip.MustParseAddrPort("192.168.100.100:65535"))
 		}
