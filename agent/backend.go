@@ -114,6 +114,8 @@ func (b *backend) frozen() []string {
 
 func linkState(l member.LinkView) string {
 	switch {
+	case l.Flapping:
+		return "flapping"
 	case l.Receiving && l.Sending && l.LossPercent >= member.LossHigh:
 		return "lossy"
 	case l.Receiving && l.Sending:

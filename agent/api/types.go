@@ -55,7 +55,7 @@ type NodeStatus struct {
 type LinkStatus struct {
 	Name        string `json:"name"`
 	Address     string `json:"address"`
-	State       string `json:"state"` // up, silent, one-way, lossy, unknown (on the answering node itself)
+	State       string `json:"state"` // up, silent, one-way, lossy, flapping, unknown (on the answering node itself)
 	LossPercent int    `json:"loss_percent,omitempty"`
 }
 

@@ -21,6 +21,9 @@ const (
 	LinkOneWay LinkKind = "one-way" // one direction works, the other does not
 	LinkLossy  LinkKind = "lossy"   // LossHigh percent or more get lost
 	LinkBack   LinkKind = "back"    // good again
+	// LinkFlapping: it went bad more than flapTimes within flapWindow. Nothing else is told of it, and nobody
+	// relies on it, until it has been the same for flapHold, doubled each time.
+	LinkFlapping LinkKind = "flapping"
 )
 
 const (
@@ -30,9 +33,17 @@ const (
 
 	holdBad   = 200 * time.Millisecond // beyond Silent: a link is reported bad well within a second
 	holdLossy = 2 * time.Second
-	holdBack  = 2 * time.Second // doubled by each relapse
-	holdMax   = time.Minute
-	forgive   = 5 * time.Minute // without a relapse: forget earlier ones
+	// holdMending: the loss is of the last 64 heartbeats, so one that was cut is lossy for 6.4 s after it is good.
+	holdMending = 8 * time.Second
+	holdBack    = 2 * time.Second // doubled by each relapse
+	holdMax     = time.Minute
+	forgive     = 5 * time.Minute // without a relapse: forget earlier ones
+
+	flapTimes    = 4
+	flapWindow   = time.Minute
+	flapHold     = 30 * time.Second
+	flapHoldMost = 10 * time.Minute
+	flapForgive  = 20 * time.Minute // after the end of a flapping: the next one is a first one
 )
 
 // linkState damps one link to one peer.
@@ -42,6 +53,7 @@ type linkState struct {
 	relapses       int
 	lastBad        time.Duration
 	wasBad         bool
+	flap           flap
 }
 
 // Events returns what changed since the last call. Links of a peer that is not alive are not judged:
@@ -61,6 +73,14 @@ func (c *Core) Events(now time.Duration) []LinkEvent {
 			}
 			if !alive {
 				st.seen, st.since = st.reported, now
+				st.flap.unknown()
+				continue
+			}
+			if kind, told := st.flaps(now, l); told {
+				st.reported, st.seen, st.since = kind, kind, now
+				out = append(out, LinkEvent{Peer: p.Name, Link: l.Link, Kind: kind, Text: st.text(p.Name, l, kind)})
+			}
+			if st.flap.held {
 				continue
 			}
 			if kind := st.judge(l); kind != st.seen {
@@ -78,7 +98,7 @@ func (c *Core) Events(now time.Duration) []LinkEvent {
 				st.wasBad, st.lastBad = true, now
 			}
 			st.reported = st.seen
-			out = append(out, LinkEvent{Peer: p.Name, Link: l.Link, Kind: st.seen, Text: linkText(p.Name, l, st.seen)})
+			out = append(out, LinkEvent{Peer: p.Name, Link: l.Link, Kind: st.seen, Text: st.text(p.Name, l, st.seen)})
 		}
 	}
 	return out
@@ -109,6 +129,9 @@ func (st *linkState) judge(l LinkView) LinkKind {
 func (st *linkState) hold() time.Duration {
 	switch st.seen {
 	case LinkLossy:
+		if st.reported != LinkBack && st.reported != LinkLossy {
+			return holdMending
+		}
 		return holdLossy
 	case LinkBack:
 		return min(holdBack<<min(st.relapses, 10), holdMax)
@@ -116,8 +139,11 @@ func (st *linkState) hold() time.Duration {
 	return holdBad
 }
 
-func linkText(peer string, l LinkView, kind LinkKind) string {
+func (st *linkState) text(peer string, l LinkView, kind LinkKind) string {
 	switch kind {
+	case LinkFlapping:
+		return fmt.Sprintf("%s: the link to %s goes up and down, more than %d times within %v: nothing relies on it, and nothing more is told of it, until it has been steady for %v",
+			l.Link, peer, flapTimes, flapWindow, st.flap.hold)
 	case LinkSilent:
 		return fmt.Sprintf("%s: nothing gets through to %s or back; other links carry on", l.Link, peer)
 	case LinkOneWay:

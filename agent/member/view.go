@@ -60,6 +60,8 @@ type LinkView struct {
 	Sending     bool          // it says that it heard us there within Silent
 	LossPercent int           // of the last 64 heartbeats, the worse direction
 	RTT         time.Duration // 0: not known
+	// Flapping: it goes up and down, and is held for that (see Events). What is above is true all the same, now.
+	Flapping bool
 }
 
 // View returns the state at now.
@@ -130,6 +132,9 @@ func (c *Core) linkViews(now time.Duration, p *peer) []LinkView {
 			continue
 		}
 		lv := LinkView{Link: l.Link}
+		if st := p.evs[l.Link]; st != nil {
+			lv.Flapping = st.flap.held
+		}
 		if rx := p.on[l.Link]; rx != nil {
 			lv.Receiving = c.awake(now)-rx.heardAt <= c.cfg.Silent
 			lv.LossPercent = int(p.rx[rx.link].loss())

@@ -83,7 +83,8 @@ type Brain struct {
 
 	willAt  time.Duration // when to make the next will
 	linksAt time.Duration // when to look at the links next
-	resumed bool          // that this agent goes on for an earlier one is still to be told
+	news    linkNews
+	resumed bool // that this agent goes on for an earlier one is still to be told
 
 	statusAt      time.Duration // last flush
 	statusBusy    bool
@@ -408,12 +409,7 @@ func (b *Brain) lookAtLinks(now time.Duration) {
 	}
 	b.linksAt = now + lookEvery
 	b.route()
-	for _, e := range b.core.Events(now) {
-		b.world.Explain(cluster.Event{
-			Node: b.self.Name, Time: b.world.Wall(), Kind: cluster.EventLink,
-			Subject: e.Peer, Text: fmt.Sprintf("%s, seen from %s: %s", e.Peer, b.self.Name, e.Text), Why: "heartbeats on that link",
-		})
-	}
+	b.tellOfLinks(now, b.core.Events(now))
 }
 
 func (b *Brain) condemn(reason string) {

@@ -117,7 +117,7 @@ func (b *Brain) bestLink(p *member.Peer, current string) member.PeerLink {
 				case v.Link != l.Link:
 				case !v.Receiving || !v.Sending:
 					return 0
-				case v.LossPercent >= lossy:
+				case v.LossPercent >= lossy, v.Flapping:
 					return 1
 				case v.LossPercent >= lossy/4:
 					return 2
