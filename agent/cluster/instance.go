@@ -26,9 +26,11 @@ type Instance struct {
 	Spec   Service `json:"spec"`           // what it was claimed for, whole: a node needs nothing else to run it
 	Reason string  `json:"reason"`         // why this node, why now; for people
 	// Failures counts the claims of this slot in a row that failed before this one, FailedOn is where the
-	// last of them did: the planner backs off and does not try the same node at once.
-	Failures int    `json:"failures,omitempty"`
-	FailedOn string `json:"failed_on,omitempty"`
+	// last of them did, Tried are all nodes where one did, the last one last. The planner tries every node that
+	// may have it once, and then one of them at growing distances. What ran well (Status.Settled) begins anew.
+	Failures int      `json:"failures,omitempty"`
+	FailedOn string   `json:"failed_on,omitempty"`
+	Tried    []string `json:"tried,omitempty"`
 
 	Revision int64 `json:"-"` // ledger's mod revision, filled in by the store
 }
@@ -72,6 +74,8 @@ type Status struct {
 	Restarts int           `json:"restarts"`
 	ExitCode int           `json:"exit_code,omitempty"`
 	Started  time.Time     `json:"started,omitzero"` // wall clock, for people only
+	// Settled: it has run for so long that what failed before it does not count any more.
+	Settled bool `json:"settled,omitempty"`
 
 	Revision int64 `json:"-"`
 }

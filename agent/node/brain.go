@@ -111,6 +111,10 @@ type assignment struct {
 	lost    string    // why its volumes are not its own any more: it is killed, and failed
 	ran     bool      // an earlier agent had started it
 
+	ranSince time.Duration // since when it has been running without a break; 0: it is not
+	settled  bool          // it has been so for settleTime, at some time
+	hung     time.Duration // since when it should have ended; 0: it should not
+
 	reported bool
 	want     cluster.Status // newest, as reported or made up here
 	dirty    bool
@@ -320,6 +324,9 @@ func (b *Brain) learn() {
 		a := b.mine[in.ID]
 		if a == nil {
 			a = &assignment{takeover: takeover.Resume(in, st.Status(in.ID))}
+			if known := st.Status(in.ID); known != nil {
+				a.settled = known.Settled
+			}
 			b.mine[in.ID] = a
 			b.reserve(a, in, b.cfg.Resumed && !before)
 		}
@@ -390,6 +397,7 @@ func (b *Brain) think() {
 	b.bind(now)
 	b.takeOver(now)
 	b.takeVolumes(now)
+	b.settle(now)
 	b.run()
 	b.hold()
 	b.flushStatuses(now)

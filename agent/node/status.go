@@ -11,7 +11,7 @@ const mostStatuses = 50
 
 // setStatus takes a newer status of an own instance.
 func (b *Brain) setStatus(a *assignment, st cluster.Status) {
-	st.ID, st.Node, st.Revision = a.in.ID, b.self.Name, 0
+	st.ID, st.Node, st.Revision, st.Settled = a.in.ID, b.self.Name, 0, a.settled
 	if sameStatus(st, a.want) {
 		return
 	}

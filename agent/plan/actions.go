@@ -73,7 +73,8 @@ func (p *planner) claim(c claim) {
 			text = fmt.Sprintf("%v starts anew on %s", c.id, in.Node)
 		}
 		if c.failed {
-			in.Failures, in.FailedOn = old.Failures+1, old.Node
+			in.Failures, in.Tried = p.failures(old)
+			in.Failures, in.FailedOn = in.Failures+1, old.Node
 		}
 	}
 	if c.lost {

@@ -25,6 +25,10 @@
 //
 // # When things fail
 //
+// A slot whose instance gives up on its node (after its restarts there, package workload) is tried on every
+// other node that may have it, once, 1 s to a minute apart. When all have failed it is blocked, with the reasons,
+// and tried on one of them 10 s to 5 min apart. An instance that has run well for some minutes begins anew.
+//
 // A lost node's slots are claimed at once, from the moment its loss is committed. If the owner that is
 // lost had itself taken over and had no proof yet, the next claim waits for the proof of the first: one
 // claim carries one After. Without a place to go, the claim of the lost owner stays in the ledger, so

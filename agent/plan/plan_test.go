@@ -283,10 +283,10 @@ func TestFailureBacksOffAndMoves(t *testing.T) {
 	// With nowhere else to go, the same node is taken again, but not at once.
 	b.node("n1", func(n *cluster.Node) { n.State = cluster.NodeDrained })
 	b.report("web", cluster.InstanceFailed)
-	b.snap.Now, b.snap.Ended = 200*time.Second, map[string]time.Duration{b.State().Instances[0].ID: 190 * time.Second}
+	b.snap.Now, b.snap.Ended = 195*time.Second, map[string]time.Duration{b.State().Instances[0].ID: 190 * time.Second}
 	id := b.State().Instances[0].ID
 	d = b.step(t)
-	if d.Wake != 210*time.Second || b.State().Instances[0].ID != id {
+	if d.Wake != 200*time.Second || b.State().Instances[0].ID != id {
 		t.Errorf("got wake %v, %+v", d.Wake, d)
 	}
 	b.snap.Now = d.Wake

@@ -2,6 +2,8 @@ package plan
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/skein-os/skein/agent/cluster"
@@ -10,9 +12,11 @@ import (
 const (
 	// maxBackoff bounds the wait before a slot that failed is tried on another node: 1 s, doubled each time.
 	maxBackoff = time.Minute
-	// sameNode is how long a slot stays away from the node it failed on, doubled each time up to maxSameNode.
-	sameNode    = 10 * time.Second
-	maxSameNode = 5 * time.Minute
+	// again is how long a slot that has failed on every node that may have it waits before it is tried on one of
+	// them again, doubled each time up to maxAgain. It is not the nodes then: to go round would move its addresses
+	// and fetch its images all the time, for nothing. Not longer: what it needs may be back.
+	again    = 10 * time.Second
+	maxAgain = 5 * time.Minute
 	// jobTries is on how many nodes a job's slot is tried before it counts as failed.
 	jobTries = 3
 )
@@ -103,6 +107,7 @@ func (p *planner) takeover(s *cluster.Service, in *cluster.Instance, only string
 	id := slotOf(in)
 	c := claim{svc: s, id: id, old: in, only: only, lost: true, why: p.fate(in)}
 	if p.ended(in) { // it said so before it went
+		c.failed = p.state(in) == cluster.InstanceFailed
 		p.claim(c)
 		return
 	}
@@ -173,17 +178,58 @@ func (p *planner) failed(s *cluster.Service, in *cluster.Instance, only string) 
 	if !seen {
 		since = p.Now
 	}
-	if at := since + doubled(time.Second, in.Failures, maxBackoff); p.Now < at {
+	failures, tried := p.failures(in)
+	if at := since + doubled(time.Second, failures, maxBackoff); p.Now < at {
 		p.wake(at)
 		p.pend(id, nil, "failed on %s (%s), is tried again in %v", in.Node, message, (at - p.Now).Round(time.Second))
 		return
 	}
-	avoid := map[string]string{}
-	if at := since + doubled(sameNode, in.Failures, maxSameNode); p.Now < at {
-		p.wake(at)
-		avoid[in.Node] = "is where it just failed"
+	c := claim{svc: s, id: id, old: in, only: only, failed: true, why: fmt.Sprintf("it failed on %s (%s)", in.Node, message)}
+	if c.avoid = failedOn(tried); p.fits(&c) {
+		p.claim(c)
+		return
 	}
-	p.claim(claim{svc: s, id: id, old: in, only: only, avoid: avoid, failed: true, why: fmt.Sprintf("it failed on %s (%s)", in.Node, message)})
+	rounds := max(0, failures+1-len(tried))
+	if at := since + doubled(again, rounds, maxAgain); p.Now < at {
+		p.wake(at)
+		before := ""
+		if n := len(tried) - 1; n > 0 {
+			before = ", and before that on " + strings.Join(tried[:n], ", ")
+		}
+		_, _, not := p.place(s, "", only, c.avoid)
+		p.pend(id, not, "failed on %s (%s)%s; is tried again in %v", in.Node, message, before, (at - p.Now).Round(time.Second))
+		return
+	}
+	// The one of them where it failed longest ago.
+	for i := range tried {
+		if c.avoid = failedOn(tried[i+1:]); p.fits(&c) {
+			break
+		}
+	}
+	p.claim(c)
+}
+
+// failures of a slot whose claim has failed: how many before it, and on which nodes, itself included.
+func (p *planner) failures(in *cluster.Instance) (before int, tried []string) {
+	if st := p.status[in.ID]; st == nil || !st.Settled {
+		before, tried = in.Failures, in.Tried
+	}
+	tried = slices.DeleteFunc(slices.Clone(tried), func(n string) bool { return n == in.Node })
+	return before, append(tried, in.Node)
+}
+
+func failedOn(nodes []string) map[string]string {
+	avoid := map[string]string{}
+	for _, n := range nodes {
+		avoid[n] = "is where it failed"
+	}
+	return avoid
+}
+
+// fits tells whether there is a node for the claim.
+func (p *planner) fits(c *claim) bool {
+	best, _, _ := p.place(c.svc, c.keep, c.only, c.avoid)
+	return best != nil
 }
 
 func doubled(d time.Duration, times int, most time.Duration) time.Duration {
