@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -40,6 +41,8 @@ func TestStoppedAgent(t *testing.T) {
 	l := newLAN(t)
 	cmd := exec.Command("/proc/self/exe", "-test.run=^TestHolderProcess$")
 	cmd.Env = append(os.Environ(), holderEnv+"=1")
+	runtime.LockOSThread() // Pdeathsig is bound to this thread
+	defer runtime.UnlockOSThread()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.StdoutPipe()
 	must(t, err)
