@@ -8,11 +8,28 @@ import (
 
 // Heirs are the instances that node would be given if one other node were lost now, for each that could be:
 // what Plan would claim for it. They have no ID, since there is no claim yet. Each node can tell for itself
-// from the ledger, and have ready what it takes to start them.
+// from the ledger, and have ready what it takes to start them. A quarantine ends at any time, so what it would
+// be given without any is among them.
 func Heirs(st *cluster.State, node string) []cluster.Instance {
+	states := []*cluster.State{st}
+	if slices.ContainsFunc(st.Nodes, func(n cluster.Node) bool { return n.Trouble.Quarantined() }) {
+		calm := *st
+		calm.Nodes = slices.Clone(st.Nodes)
+		for i := range calm.Nodes {
+			calm.Nodes[i].Trouble = nil
+		}
+		states = append(states, &calm)
+	}
 	var out []cluster.Instance
 	for i := range st.Nodes {
-		out = append(out, HeirsOf(st, node, st.Nodes[i].Name)...)
+		first := len(out)
+		for _, s := range states {
+			for _, in := range HeirsOf(s, node, st.Nodes[i].Name) {
+				if !slices.ContainsFunc(out[first:], func(o cluster.Instance) bool { return slotOf(&o) == slotOf(&in) }) {
+					out = append(out, in)
+				}
+			}
+		}
 	}
 	return out
 }

@@ -542,7 +542,18 @@ func TestHeirs(t *testing.T) {
 	for range 10 {
 		b.step(t)
 	}
-	before := b.State()
+	heirsAreReady(t, b.State())
+	// Also if one of them leaves quarantine at the last moment.
+	quarantined := *b.State()
+	quarantined.Nodes = slices.Clone(quarantined.Nodes)
+	quarantined.Nodes[1].Trouble = (*cluster.Trouble)(nil).Lost().Lost().Lost()
+	heirsAreReady(t, &quarantined, b.State())
+}
+
+// heirsAreReady loses each node in turn, and wants everything that then moves to be among the heirs of the state
+// before; of the state after it if there is one.
+func heirsAreReady(t *testing.T, before *cluster.State, later ...*cluster.State) {
+	t.Helper()
 	slot := func(in *cluster.Instance) string { return fmt.Sprintf("%s.%d on %s", in.Service, in.Slot, in.Node) }
 	ready := map[string]bool{}
 	for _, n := range before.Nodes {
@@ -550,8 +561,14 @@ func TestHeirs(t *testing.T) {
 			if in.ID != "" || in.Spec.Hash == "" {
 				t.Errorf("got heir %+v, want no ID and the specification", in)
 			}
+			if ready[slot(&in)] {
+				t.Errorf("%s is there twice", slot(&in))
+			}
 			ready[slot(&in)] = true
 		}
+	}
+	if len(later) > 0 {
+		before = later[0]
 	}
 	moved := 0
 	for i, lost := range before.Nodes {
