@@ -41,6 +41,7 @@ type Core struct {
 	// refusedMore: an incarnation is refused, and no heartbeat of ours has said so yet.
 	refusedMore bool
 	round       int
+	busy        bool // see Busy
 	ended       bool // Gasp was called, or the ledger says this very boot is lost
 	refusing    map[incarnation]bool
 	past        map[incarnation]bool // boots that once were committed and are no more
@@ -87,6 +88,7 @@ type peer struct {
 	saidAt    time.Duration
 	deaf      bool          // its newest heartbeat says of everybody that it hears nothing of him
 	deafSince time.Duration // when the first of those came
+	busy      bool          // that one says that other frames reach it
 
 	gasped  string
 	over    bool // it said that this boot ends for certain: nothing revives it
@@ -173,6 +175,10 @@ func New(cfg Config) *Core {
 
 // Silent is Config.Silent, with its default.
 func (c *Core) Silent() time.Duration { return c.cfg.Silent }
+
+// Busy tells whether other frames than heartbeats of peers reach this node. Peers learn of it while none of theirs
+// does (PeerView.Busy).
+func (c *Core) Busy(busy bool) { c.busy = busy }
 
 // SetPeers tells all other members as committed, and whether this node is a voter. Nothing is
 // acknowledged before. Nodes that are lost stay in the list until they are removed from the cluster or
@@ -385,6 +391,9 @@ func (c *Core) encode(now time.Duration, kind byte, link uint8, reason string) [
 		}
 		if c.suspects(now, p) {
 			e.flags |= flagSilent
+			if c.busy {
+				e.flags |= flagBusy
+			}
 		}
 		b = appendEntry(b, &e, details)
 	}

@@ -60,10 +60,10 @@ func (c *Core) Step(now time.Duration, link string, payload []byte) error {
 	}
 	p.voterSet, p.saidAt = m.voterSet, now
 	clear(p.says)
-	deaf := len(m.entries) > 0
+	deaf, busy := len(m.entries) > 0, false
 	for i := range m.entries {
 		e := &m.entries[i]
-		deaf = deaf && e.flags&flagSilent != 0
+		deaf, busy = deaf && e.flags&flagSilent != 0, busy || e.flags&flagBusy != 0
 		if e.who == c.self {
 			c.acknowledged(now, p, m, e)
 		} else if j, ok := c.index[e.who]; ok {
@@ -74,7 +74,7 @@ func (c *Core) Step(now time.Duration, link string, payload []byte) error {
 	if deaf && !p.deaf {
 		p.deafSince = now
 	}
-	p.deaf = deaf
+	p.deaf, p.busy = deaf, deaf && busy
 	return nil
 }
 

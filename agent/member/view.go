@@ -39,6 +39,8 @@ type PeerView struct {
 	// DeafFor: it is heard, and has said for so long that it hears nobody on any link. Then it has no lease, or
 	// soon none: nobody's acknowledgement reaches it. 0: it hears somebody, or is not Alive.
 	DeafFor time.Duration
+	// Busy: it hears nobody, but other frames reach it: heartbeats may be held up behind them.
+	Busy bool
 	// ConfirmedSilent is how many members, self included, currently report it silent.
 	ConfirmedSilent int
 	// Unheard: so many voters report it silent that no majority of them can hear it. Until then it may hold a
@@ -85,8 +87,8 @@ func (c *Core) View(now time.Duration) View {
 		}
 		silent, silentVoters := c.confirmedSilent(now, i)
 		v.Peers = append(v.Peers, PeerView{
-			DeafFor: deafFor,
-			Name:    p.Name, BootID: p.BootID,
+			DeafFor: deafFor, Busy: deafFor > 0 && p.busy,
+			Name: p.Name, BootID: p.BootID,
 			Alive: alive, SilentFor: c.silentFor(now, p), Gasped: p.gasped,
 			Ordered: p.gasped != "" && p.ordered, Dark: p.dark,
 			RestartingUntil: c.restartingUntil(p),

@@ -43,7 +43,8 @@ const (
 	flagSilent   = 1 << 1 // sender has not heard it for Silent
 	flagAcked    = 1 << 2
 	flagDetails  = 1 << 3
-	flagsDefined = flagRefused | flagSilent | flagAcked | flagDetails
+	flagBusy     = 1 << 4 // with silent: other frames do come in, so its heartbeats may be held up behind them
+	flagsDefined = flagRefused | flagSilent | flagAcked | flagDetails | flagBusy
 )
 
 // incarnation names (node, boot) in few bytes.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -241,4 +242,14 @@ func wait(ctx context.Context, d time.Duration) {
 	case <-ctx.Done():
 	case <-t.C:
 	}
+}
+
+// Received is how many frames have come in on a link since it is there, by the kernel's count; 0 if there is none.
+func Received(link string) uint64 {
+	data, err := os.ReadFile(filepath.Join("/sys/class/net", link, "statistics/rx_packets"))
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64) // the kernel writes numbers
+	return n
 }

@@ -83,8 +83,11 @@ type Brain struct {
 
 	willAt  time.Duration // when to make the next will
 	linksAt time.Duration // when to look at the links next
-	news    linkNews
-	resumed bool // that this agent goes on for an earlier one is still to be told
+	// frames is how many had come in at framesAt.
+	frames   uint64
+	framesAt time.Duration
+	news     linkNews
+	resumed  bool // that this agent goes on for an earlier one is still to be told
 
 	statusAt      time.Duration // last flush
 	statusBusy    bool
@@ -416,8 +419,26 @@ func (b *Brain) lookAtLinks(now time.Duration) {
 		return
 	}
 	b.linksAt = now + lookEvery
+	b.countFrames(now)
 	b.route()
 	b.tellOfLinks(now, b.core.Events(now))
+}
+
+const (
+	// framesEvery is how often frames are counted, and busyFrames how many of them in that time mean that something
+	// comes in: more than what switches and routers say by themselves.
+	framesEvery = 250 * time.Millisecond
+	busyFrames  = 8
+)
+
+// countFrames has peers know whether anything but their heartbeats reaches this node.
+func (b *Brain) countFrames(now time.Duration) {
+	if now-b.framesAt < framesEvery {
+		return
+	}
+	frames := b.world.Frames()
+	b.core.Busy(frames-b.frames >= busyFrames && frames > b.frames)
+	b.frames, b.framesAt = frames, now
 }
 
 func (b *Brain) condemn(reason string) {

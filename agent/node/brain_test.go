@@ -44,12 +44,16 @@ type stage struct {
 	wills   int             // how often one was left
 	bound   []time.Duration // what PID 1 was told; 0: Unbind
 	doomed  string
-	clings  bool // it cannot make sure that it answers nowhere
+	frames  uint64
+
+	deafened bool // the brain hears nobody
+	clings   bool // it cannot make sure that it answers nowhere
 }
 
 func (s *stage) Now() time.Duration { return s.now }
 func (s *stage) Wall() time.Time    { return time.Unix(0, 0) }
 func (s *stage) Rand() uint64       { return 4 }
+func (s *stage) Frames() uint64     { return s.frames }
 func (s *stage) Send(d member.Datagram) {
 	for name, c := range s.peers {
 		if strings.HasSuffix(d.To.Addr().String(), name[1:]) && !s.deaf[name] && !s.mono[name] {
@@ -134,7 +138,7 @@ func (s *stage) pass(d time.Duration) {
 				if s.deaf[name] {
 					continue
 				}
-				if g.To.Addr().As4()[3] == 1 {
+				if g.To.Addr().As4()[3] == 1 && !s.deafened {
 					_ = s.brain.Datagram(g.Link, g.Payload)
 				}
 				for other, o := range s.peers {
@@ -347,10 +351,17 @@ func TestDeclareLost(t *testing.T) {
 
 // A node that is heard but hears nobody has no lease and falls silent to nobody: it is given up on its own word.
 func TestDeafNodeIsLost(t *testing.T) {
+	for busy, patience := range map[bool]time.Duration{false: deafPatience, true: busyPatience} {
+		testDeafNodeIsLost(t, busy, patience)
+	}
+}
+
+func testDeafNodeIsLost(t *testing.T, busy bool, patience time.Duration) {
 	s, st := newStage(t, 3)
 	s.brain.Ledger(next(st, func(*cluster.State) {}), true)
 	s.mono["n3"] = true
-	s.pass(deafPatience + s.brain.core.Silent() - 100*time.Millisecond) // a busy machine, or a bad moment of all its links
+	s.peers["n3"].Busy(busy)
+	s.pass(patience + s.brain.core.Silent() - 100*time.Millisecond) // a busy machine, or a bad moment of all its links
 	if got := s.answer(true, nil); len(got) != 0 {
 		t.Fatalf("given up too soon: %+v", got)
 	}
@@ -510,5 +521,25 @@ func TestHears(t *testing.T) {
 	s.pass(2 * time.Second)
 	if s.brain.Hears("n2", "n2-1") || !s.brain.Hears("n3", "n3-1") {
 		t.Error("want n2 silent and n3 heard")
+	}
+}
+
+// TestFramesMakeBusy: peers learn that something comes in when more does than switches say by themselves.
+func TestFramesMakeBusy(t *testing.T) {
+	for _, each := range []uint64{0, 1, 20} { // in 100 ms
+		s, st := newStage(t, 3)
+		s.brain.Ledger(next(st, func(*cluster.State) {}), false)
+		s.deafened = true
+		var seen bool
+		for range 20 {
+			s.frames += each
+			s.pass(100 * time.Millisecond)
+			for _, p := range s.peers["n2"].View(s.now).Peers {
+				seen = seen || p.Name == "n1" && p.Busy
+			}
+		}
+		if seen != (each == 20) {
+			t.Errorf("%d frames in 100 ms: busy %v", each, seen)
+		}
 	}
 }

@@ -107,10 +107,14 @@ func (b *Brain) peerView(name, boot string) *member.PeerView {
 	return nil
 }
 
-// deafPatience is how long a node must have said that it hears nobody; it says so only after Silent. Longer keeps its
-// addresses dark longer: they are answered for again some 0.9 s after this. Shorter gives up a node that is only starved,
-// of processor time or by a bulk transfer before its heartbeats: 500 ms did so in the lab while a node took an image.
-const deafPatience = 4 * time.Second
+const (
+	// deafPatience is how long a node must have said that it hears nobody; it says so only after Silent. Longer keeps
+	// its addresses dark longer: they are answered for again some 0.9 s after this. It is for a bad moment of its links.
+	deafPatience = 700 * time.Millisecond
+	// busyPatience is the same while it says that other frames do reach it: its heartbeats may be held up behind a
+	// bulk transfer. 1 s gave up a node in the lab that took an image.
+	busyPatience = 4 * time.Second
+)
 
 type loss struct {
 	node *cluster.Node
@@ -269,7 +273,7 @@ func (b *Brain) whyLost(now time.Duration, n *cluster.Node, p *member.PeerView) 
 			return "its last words: " + p.Gasped
 		}
 		return "it said goodbye: " + p.Gasped
-	case p.Alive && p.DeafFor >= deafPatience && n.State != cluster.NodeJoining:
+	case p.Alive && p.DeafFor >= deafPatience && (!p.Busy || p.DeafFor >= busyPatience) && n.State != cluster.NodeJoining:
 		return fmt.Sprintf("it is heard, but says since %v that it hears nobody on any link: no lease of it can be renewed", p.DeafFor.Round(10*time.Millisecond))
 	case p.Alive:
 		return ""

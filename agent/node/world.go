@@ -22,6 +22,8 @@ type World interface {
 
 	// Send sends a heartbeat datagram. It may be lost.
 	Send(d member.Datagram)
+	// Frames is how many frames have come in on the links so far, of whatever kind.
+	Frames() uint64
 	// Bequeath leaves datagrams with whoever outlives this agent. Called about every second; the newest counts.
 	Bequeath(b Bequest)
 	// Bind has whoever outlives this agent feed the machine's watchdog only so that it is off at until, on Now's

@@ -39,6 +39,7 @@ type machine struct {
 	agent   bool // its process lives
 	gen     int  // of the agent
 	lives   int  // agents of this boot
+	frames  uint64
 	will    will // what the kernel sends for an agent that has ended
 	brain   *node.Brain
 	syncing bool
@@ -235,6 +236,7 @@ func (w *world) Wall() time.Time {
 }
 func (w *world) Rand() uint64            { return w.m.sim.rng.Uint64() }
 func (w *world) Send(d member.Datagram)  { w.m.sim.send(w.m, d) }
+func (w *world) Frames() uint64          { return w.m.frames }
 func (w *world) Routes(via []node.Route) {}
 func (w *world) Explain(e cluster.Event) { w.m.sim.Logf("%s: %s (%s)", w.m.name, e.Text, e.Why) }
 

@@ -90,6 +90,7 @@ func (s *Sim) send(from *machine, d member.Datagram) {
 					if to.brain == nil {
 						return
 					}
+					to.frames++
 					err := to.brain.Datagram(d.Link, payload) // refusals are part of the game
 					if err != nil {
 						s.Refused++
