@@ -85,12 +85,14 @@ machines).`,
 
 func imageDemoCommand() *cobra.Command {
 	var cache, out, reports string
+	var postgres bool
 	cmd := &cobra.Command{
 		Use: "demo", Short: "Build the container images of the demonstration", Args: cobra.NoArgs,
 		Long: `Builds demo/web:1, demo/media:1 and demo/reports:1 as OCI archives, and the Compose file that runs them.
 
 nginx comes from Debian packages, as in 'skein image build'. The report generator is compiled from
-Skein's source with this machine's Go, unless --reports names it.`,
+Skein's source with this machine's Go, unless --reports names it. With --postgres there is
+demo/postgres:1 too, Debian's PostgreSQL: for a service with a volume.`,
 		Example: "  skein image demo --out demo\n  skein image load demo/*.tar\n  skein deploy -f demo/compose.yaml demo",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if out == "" {
@@ -101,11 +103,17 @@ Skein's source with this machine's Go, unless --reports names it.`,
 				return err
 			}
 			if reports == "" {
-				if reports, err = buildReports(cmd.Context(), cache, cmd.ErrOrStderr()); err != nil {
+				if reports, err = buildProgram(cmd.Context(), cache, "reports", cmd.ErrOrStderr()); err != nil {
 					return err
 				}
 			}
-			results, err := demo.Build(cmd.Context(), demo.Options{Archive: archive, Reports: reports, Out: out})
+			o := demo.Options{Archive: archive, Reports: reports, Out: out}
+			if postgres {
+				if o.Postgres, err = buildProgram(cmd.Context(), cache, "postgres", cmd.ErrOrStderr()); err != nil {
+					return err
+				}
+			}
+			results, err := demo.Build(cmd.Context(), o)
 			if err != nil {
 				return fmt.Errorf("build the demo images: %w", err)
 			}
@@ -119,21 +127,22 @@ Skein's source with this machine's Go, unless --reports names it.`,
 	fl.StringVar(&cache, "cache", "cache", "folder for downloaded and unpacked packages")
 	fl.StringVar(&out, "out", "", "folder for the result (default: demo in the cache folder)")
 	fl.StringVar(&reports, "reports", "", "the report generator's program, static (default: compile it)")
+	fl.BoolVar(&postgres, "postgres", false, "build demo/postgres:1 too (downloads 45 MB of packages)")
 	return cmd
 }
 
-// buildReports compiles the report generator so that the same source gives the same bytes.
-func buildReports(ctx context.Context, cache string, log io.Writer) (string, error) {
-	out, err := filepath.Abs(filepath.Join(cache, "reports"))
+// buildProgram compiles a program of the demo's images so that the same source gives the same bytes.
+func buildProgram(ctx context.Context, cache, name string, log io.Writer) (string, error) {
+	out, err := filepath.Abs(filepath.Join(cache, name))
 	if err != nil {
 		return "", err
 	}
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out,
-		"github.com/skein-os/skein/images/demo/reports")
+		"github.com/skein-os/skein/images/demo/"+name)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
 	cmd.Stdout, cmd.Stderr = log, log
-	if err := debian.Step(log, "compiling the report generator", cmd.Run); err != nil {
-		return "", fmt.Errorf("compile the report generator (needs Go, run it in Skein's source folder, or name a program with --reports): %w", err)
+	if err := debian.Step(log, "compiling "+name+" of the demo", cmd.Run); err != nil {
+		return "", fmt.Errorf("compile %s of the demo (needs Go; run it in Skein's source folder): %w", name, err)
 	}
 	return out, nil
 }

@@ -40,6 +40,8 @@ type Options struct {
 	Archive *debian.Archive
 	// Reports is the report generator's program for linux/amd64, static.
 	Reports string
+	// Postgres is the starter of the database's image for linux/amd64, static; empty: that image is not built.
+	Postgres string
 	// Out is the output folder; it is made if need be.
 	Out string
 }
@@ -67,7 +69,7 @@ var nginxConfig = v1.Config{
 
 var defaultEnv = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 
-// Build writes the three images and their Compose file.
+// Build writes the images and their Compose file.
 func Build(ctx context.Context, o Options) ([]Result, error) {
 	recipes, err := recipes(ctx, o)
 	if err != nil {
@@ -115,13 +117,21 @@ func recipes(ctx context.Context, o Options) ([]recipe, error) {
 	if err := reports.Copy("/usr/bin/reports", 0o755, o.Reports); err != nil {
 		return nil, fmt.Errorf("the report generator: %w", err)
 	}
-	return []recipe{
+	all := []recipe{
 		{"web", []*tree.Tree{base, nginx, web}, nginxConfig},
 		{"media", []*tree.Tree{base, nginx, media}, nginxConfig},
 		{"reports", []*tree.Tree{base, reports}, v1.Config{
 			Entrypoint: []string{"/usr/bin/reports"}, Env: defaultEnv, WorkingDir: "/", User: "65534:65534", StopSignal: "SIGTERM",
 		}},
-	}, nil
+	}
+	if o.Postgres == "" {
+		return all, nil
+	}
+	postgres, err := postgresRecipe(ctx, o.Archive, base, o.Postgres)
+	if err != nil {
+		return nil, err
+	}
+	return append(all, postgres), nil
 }
 
 func (r recipe) ref() string { return "demo/" + r.name + ":1" }
