@@ -22,6 +22,7 @@ import (
 type world struct {
 	*parts
 	ctx context.Context
+	via map[uint8]string // the link to each peer, as last set
 }
 
 // commitTimeout bounds a commit of the brain: it decides anew after that.
@@ -102,12 +103,52 @@ func (w *world) Hold(addrs []node.Floating, until time.Duration) {
 	}
 }
 
+// unstickAfter is how long after a peer's route has moved its connections are looked at: by then the peer has moved
+// its own, too, or what is sent anew would be answered on the dead link.
+const unstickAfter = 250 * time.Millisecond
+
+// unstick has connections to peers whose way has changed made anew, if they hang.
+func (w *world) unstick(via []node.Route) {
+	var moved []netip.Prefix
+	for _, r := range via {
+		if before, ok := w.via[r.Number]; ok && before != r.Link {
+			moved = append(moved, w.m.Meta.Network.Subnet(r.Number))
+		}
+	}
+	w.via = map[uint8]string{}
+	for _, r := range via {
+		w.via[r.Number] = r.Link
+	}
+	if len(moved) == 0 {
+		return
+	}
+	w.a.wg.Go(func() {
+		timer := time.NewTimer(unstickAfter)
+		defer timer.Stop()
+		for range 3 { // a connection that is being made hangs for a second if its answer was lost
+			select {
+			case <-timer.C:
+			case <-w.ctx.Done():
+				return
+			}
+			if n, err := w.m.net.Unstick(moved); err != nil {
+				w.a.log.Warn("connections over a link that does not work go on by themselves, later", "err", err)
+				return
+			} else if n > 0 {
+				w.a.log.Info("connections over a link that does not work are made anew", "count", n)
+			}
+			timer.Reset(2 * unstickAfter)
+		}
+	})
+}
+
 func (w *world) Routes(via []node.Route) {
 	defer w.slow("setting routes")()
 	routes := make([]network.Route, len(via))
 	for i, r := range via {
 		routes[i] = network.Route{Peer: r.Number, Subnet: w.m.Meta.Network.Subnet(r.Number), Via: r.Via, Link: r.Link}
 	}
+	defer w.unstick(via)
 	if _, err := w.m.net.SetRoutes(routes); err != nil {
 		w.a.log.Error("routes to the other nodes", "err", err)
 	}

@@ -18,7 +18,7 @@ var (
 		"vsock", "vsock_loopback", "vmw_vsock_virtio_transport",
 	}
 	watchdogs  = []string{"i6300esb", "softdog"}
-	containers = []string{"af_packet", "ipv6", "bridge", "veth", "dummy", "overlay"}
+	containers = []string{"af_packet", "ipv6", "bridge", "veth", "dummy", "overlay", "inet_diag", "tcp_diag"}
 	// filters: nftables has no way to load an expression's module on a node, so all that the balancer
 	// and the lease guard use are here: sets with timeouts and verdict maps, the arp, inet and netdev
 	// families are in nf_tables itself.
