@@ -42,8 +42,8 @@ func (f *Files) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch p := r.URL.Path; {
 	case p == scriptPath:
 		f.script(w, r, mac, from.Addr())
-	case strings.HasPrefix(p, bootPath) && path.Dir(p)+"/" == bootPath:
-		f.file(w, r, path.Base(p), mac, from.Addr())
+	case strings.HasPrefix(p, bootPath):
+		f.file(w, r, strings.TrimPrefix(p, bootPath), mac, from.Addr())
 	default:
 		http.Error(w, "nothing is here: the files are below "+bootPath, http.StatusNotFound)
 	}

@@ -30,8 +30,10 @@ func testFolder(t *testing.T) Folder {
 func TestHTTP(t *testing.T) {
 	var stages []string
 	files := &Files{
-		Open:    testFolder(t).Open,
-		Script:  func(mac net.HardwareAddr, _, self netip.Addr) string { return "#!ipxe " + mac.String() + " " + self.String() },
+		Open: testFolder(t).Open,
+		Script: func(mac net.HardwareAddr, _, self netip.Addr) string {
+			return "#!ipxe " + mac.String() + " " + self.String()
+		},
 		Reached: func(mac string, _ netip.Addr, s Stage) { stages = append(stages, string(s)) },
 	}
 	srv := httptest.NewServer(files)
