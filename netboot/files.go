@@ -9,12 +9,11 @@ import (
 	"time"
 )
 
-// Folder is where the files are: some of an image's folder, loaders of another. Only the names in it are given.
+// Folder is where the files are. Only the names in it are given.
 type Folder map[string]string // name to path
 
-// NewFolder finds what there is in an image's folder (`skein image build`) and in a folder of iPXE's programs, which may
-// be empty. Kernel and archive must be there.
-func NewFolder(image, loaders string) (Folder, error) {
+// NewFolder finds what there is in an image's folder (`skein image build`). Kernel and archive must be there.
+func NewFolder(image string) (Folder, error) {
 	f := Folder{}
 	for _, name := range []string{KernelFile, ArchiveFile} {
 		p := filepath.Join(image, name)
@@ -23,9 +22,9 @@ func NewFolder(image, loaders string) (Folder, error) {
 		}
 		f[name] = p
 	}
-	for name, dir := range map[string]string{UnifiedFile: image, IPXEBIOS: loaders, IPXEUEFI: loaders} {
-		p := filepath.Join(dir, name)
-		if _, err := os.Stat(p); err == nil && dir != "" {
+	for _, name := range []string{UnifiedFile, IPXEBIOS, IPXEUEFI} {
+		p := filepath.Join(image, name)
+		if _, err := os.Stat(p); err == nil {
 			f[name] = p
 		} else if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, err

@@ -20,7 +20,7 @@ func testFolder(t *testing.T) Folder {
 			t.Fatal(err)
 		}
 	}
-	f, err := NewFolder(dir, "")
+	f, err := NewFolder(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func TestHTTP(t *testing.T) {
 }
 
 func TestFolderSaysWhatIsMissing(t *testing.T) {
-	_, err := NewFolder(t.TempDir(), "")
+	_, err := NewFolder(t.TempDir())
 	if err == nil || !strings.Contains(err.Error(), "skein image build") {
 		t.Errorf("got %v, want what to do", err)
 	}

@@ -55,7 +55,7 @@ type Lab struct {
 	spawner  *spawner
 	switches [LANs]*ethernet.Switch
 	host     *hostnet.Host
-	boot     *bootServer  // nil: machines are given their kernel
+	boot     *bootServer   // nil: machines are given their kernel
 	owners   *owners.Watch // of the floating addresses, as the switches see them
 	events   *timeline
 	ctx      context.Context // ends with the lab

@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -8,21 +9,25 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
+	"github.com/skein-os/skein/images/uki"
+	"github.com/skein-os/skein/initramfs"
 	"github.com/skein-os/skein/netboot"
 	"github.com/skein-os/skein/qemu/ethernet"
 )
 
 // Netboot says how machines boot from the network.
 type Netboot struct {
-	Image    string           `json:"image"` // folder of `skein image build`
-	Loaders  string           `json:"loaders,omitempty"`
+	Image    string           `json:"image"`    // folder of `skein image build`
 	Firmware netboot.Firmware `json:"firmware"` // BIOS or UEFIX64
+	// Unified has UEFI load the unified image itself, not iPXE and that kernel and archive.
+	Unified bool `json:"unified,omitempty"`
 }
 
 // ovmf is UEFI for virtual machines, from Debian's package ovmf.
@@ -33,11 +38,12 @@ const bootPort = 80
 
 // bootServer is the lab's host as the one who boots machines: what `skein netboot serve` does on real networks.
 type bootServer struct {
-	lab    *Lab
-	cfg    Netboot
-	folder netboot.Folder
-	site   netboot.Site
-	begin  time.Time
+	lab     *Lab
+	cfg     Netboot
+	folder  netboot.Folder
+	site    netboot.Site
+	unified []byte // nil: that of the folder
+	begin   time.Time
 
 	mu      sync.Mutex
 	tracker *netboot.Tracker
@@ -46,7 +52,7 @@ type bootServer struct {
 }
 
 func newBootServer(l *Lab, cfg Netboot) (*bootServer, error) {
-	folder, err := netboot.NewFolder(cfg.Image, cfg.Loaders)
+	folder, err := netboot.NewFolder(cfg.Image)
 	if err != nil {
 		return nil, err
 	}
@@ -59,11 +65,45 @@ func newBootServer(l *Lab, cfg Netboot) (*bootServer, error) {
 	default:
 		return nil, fmt.Errorf("machines with firmware %q: want %s or %s", cfg.Firmware, netboot.BIOS, netboot.UEFIX64)
 	}
-	return &bootServer{lab: l, cfg: cfg, folder: folder, site: folder.Site(bootPort), begin: time.Now(), tracker: netboot.NewTracker()}, nil
+	b := &bootServer{lab: l, cfg: cfg, folder: folder, site: folder.Site(bootPort), begin: time.Now(), tracker: netboot.NewTracker()}
+	if cfg.Unified {
+		b.site.Loaders = false
+		b.unified, err = unify(cfg.Image, l.cmdline())
+	}
+	return b, err
 }
 
+// unify makes the unified image around the lab's command line: firmware gives it no other.
+func unify(image, cmdline string) ([]byte, error) {
+	p := uki.Parts{Cmdline: cmdline, OSRelease: "ID=skein\n"}
+	for name, to := range map[string]*[]byte{initramfs.StubName: &p.Stub, netboot.KernelFile: &p.Kernel, netboot.ArchiveFile: &p.Initrd} {
+		var err error
+		if *to, err = os.ReadFile(filepath.Join(image, name)); err != nil {
+			return nil, err
+		}
+	}
+	return uki.Join(p)
+}
+
+// open gives a file of the image.
+func (b *bootServer) open(name string) (netboot.File, error) {
+	if name == netboot.UnifiedFile && b.unified != nil {
+		return readFile{bytes.NewReader(b.unified), b.begin}, nil
+	}
+	return b.folder.Open(name)
+}
+
+// readFile is a file in memory.
+type readFile struct {
+	*bytes.Reader
+	made time.Time
+}
+
+func (readFile) Close() error         { return nil }
+func (m readFile) ModTime() time.Time { return m.made }
+
 func (b *bootServer) start() error {
-	files := &netboot.Files{Open: b.folder.Open, Reached: b.reached, Script: func(mac net.HardwareAddr, _, self netip.Addr) string {
+	files := &netboot.Files{Open: b.open, Reached: b.reached, Script: func(mac net.HardwareAddr, _, self netip.Addr) string {
 		return netboot.Script([]netip.AddrPort{netip.AddrPortFrom(self, bootPort)}, mac, b.lab.cmdline())
 	}}
 	for lan := range LANs {
@@ -84,7 +124,7 @@ func (b *bootServer) start() error {
 		}
 		t := &netboot.TFTP{Listen: func() (net.PacketConn, error) { return b.lab.host.ListenPacket(lan, 0) },
 			Open: func(name string, _ netip.AddrPort) (io.ReadCloser, int64, error) {
-				f, err := b.folder.Open(strings.TrimPrefix(name, "/"))
+				f, err := b.open(strings.TrimPrefix(name, "/"))
 				if err != nil {
 					return nil, 0, err
 				}

@@ -26,6 +26,9 @@ import (
 // imageEnv names the folder of the image that machines boot.
 const imageEnv = "SKEIN_IMAGE_DIR"
 
+// labFirmware is what --boot can be.
+var labFirmware = map[string]netboot.Firmware{"bios": netboot.BIOS, "uefi": netboot.UEFIX64, "uki": netboot.UEFIX64}
+
 type labUpOptions struct {
 	nodes    int
 	witness  bool
@@ -54,8 +57,8 @@ func labUpCommand() *cobra.Command {
 			if o.memoryMB < 128 {
 				return &usageError{fmt.Errorf("--memory %d: a machine needs at least 128 MB", o.memoryMB)}
 			}
-			if o.boot != "" && o.boot != "bios" && o.boot != "uefi" {
-				return &usageError{fmt.Errorf("--boot %q: want bios or uefi (boot from the network), or leave it out", o.boot)}
+			if _, ok := labFirmware[o.boot]; o.boot != "" && !ok {
+				return &usageError{fmt.Errorf("--boot %q: want bios, uefi or uki (all from the network), or leave it out", o.boot)}
 			}
 			if o.from != "" && (o.boot != "" || cmd.Flags().Changed("nodes") || o.witness || cmd.Flags().Changed("memory") || cmd.Flags().Changed("image")) {
 				return &usageError{errors.New("--from brings its own machines: leave out --nodes, --witness, --memory, --image and --boot")}
@@ -72,7 +75,7 @@ func labUpCommand() *cobra.Command {
 	fl.StringVar(&o.image, "image", "", "folder with vmlinux and initramfs.cpio.lz4 (default: $"+imageEnv+", or cache/image beside bin)")
 	fl.StringVar(&o.from, "from", "", "carry on from this save")
 	fl.StringVar(&o.demo, "demo", "", "deploy the demo in this folder when the cluster is there")
-	fl.StringVar(&o.boot, "boot", "", "boot from the network with this firmware, bios or uefi (default: the emulator loads the kernel, which is faster)")
+	fl.StringVar(&o.boot, "boot", "", "boot from the network: bios, uefi (by iPXE) or uki (UEFI by itself) (default: the emulator loads the kernel, which is faster)")
 	fl.StringVar(&o.appended, "append", "", "more words for the kernel's command line")
 	fl.StringVar(&o.proxy, "proxy", "", "address of the proxy on loopback (default: "+daemon.DefaultProxy+", or a free port)")
 	fl.Uint64Var(&o.seed, "seed", 0, "make the chance in 'lab loss' repeatable (default: another one each time)")
@@ -147,7 +150,7 @@ func newMachines(cfg *daemon.Config, o labUpOptions) error {
 		return err
 	}
 	if o.boot != "" {
-		cfg.Netboot = &qemu.Netboot{Image: image, Loaders: "/usr/lib/ipxe", Firmware: map[string]netboot.Firmware{"bios": netboot.BIOS, "uefi": netboot.UEFIX64}[o.boot]}
+		cfg.Netboot = &qemu.Netboot{Image: image, Firmware: labFirmware[o.boot], Unified: o.boot == "uki"}
 	}
 	cfg.Kernel, cfg.Initrd = filepath.Join(image, "vmlinux"), filepath.Join(image, "initramfs.cpio.lz4")
 	for _, f := range []string{cfg.Kernel, cfg.Initrd} {
