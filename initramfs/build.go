@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/skein-os/skein/images/uki"
 	"github.com/skein-os/skein/initramfs/debian"
 	"github.com/skein-os/skein/initramfs/kernel"
 	"github.com/skein-os/skein/initramfs/tree"
@@ -29,6 +30,8 @@ const (
 	FormatLab Format = "lab"
 	// FormatPXE is for real machines: bzImage and a zstd archive, the smallest to transfer.
 	FormatPXE Format = "pxe"
+	// FormatUKI is one program for UEFI with kernel and archive in it.
+	FormatUKI Format = "uki"
 )
 
 // Names of files in the output folder.
@@ -38,7 +41,28 @@ const (
 	LZ4Name      = "initramfs.cpio.lz4"
 	ZstdName     = "initramfs.cpio.zst"
 	ManifestName = "manifest.json"
+	// UKIName is the unified image, StubName the part of it that is systemd's: with it the image can be made anew
+	// around another command line.
+	UKIName  = "skein.efi"
+	StubName = "linuxx64.efi.stub"
+	// IPXEBIOSName and IPXEUEFIName are iPXE for firmware that loads by TFTP.
+	IPXEBIOSName = "undionly.kpxe"
+	IPXEUEFIName = "snponly.efi"
+	// Separate files of others, with the words of their authors.
+	stubLicence, ipxeLicence = "systemd-boot-efi.copyright", "ipxe.copyright"
 )
+
+// Cmdline is what the kernel in a unified image is told: both consoles, and no waiting after a panic.
+const Cmdline = "console=tty0 console=ttyS0,115200 quiet panic=-1"
+
+// foreign are the files that are taken out of packages as they are.
+var foreign = map[string]struct{ pkg, path string }{
+	StubName:     {"systemd-boot-efi", "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"},
+	stubLicence:  {"systemd-boot-efi", "/usr/share/doc/systemd-boot-efi/copyright"},
+	IPXEBIOSName: {"ipxe", "/usr/lib/ipxe/undionly.kpxe"},
+	IPXEUEFIName: {"ipxe", "/usr/lib/ipxe/snponly.efi"},
+	ipxeLicence:  {"ipxe", "/usr/share/doc/ipxe/copyright"},
+}
 
 // Options of a build.
 type Options struct {
@@ -64,7 +88,7 @@ type Options struct {
 var DefaultTools = []string{"crun"}
 
 // layout is part of the input sum: raise it when this package makes other bytes of the same input.
-const layout = "skein initramfs 1"
+const layout = "skein initramfs 2"
 
 // Build makes the image and returns its manifest. If the output folder already has the image of the
 // same input, whole, it is left as it is and built is false.
@@ -76,7 +100,7 @@ func Build(ctx context.Context, o Options) (m Manifest, built bool, err error) {
 		o.Tools = DefaultTools
 	}
 	if len(o.Formats) == 0 {
-		return m, false, errors.New("no format wanted: lab or pxe")
+		return m, false, errors.New("no format wanted: lab, pxe or uki")
 	}
 	skeind, err := os.ReadFile(o.Skeind)
 	if err != nil {
@@ -132,6 +156,7 @@ func writeOut(ctx context.Context, o Options, c *content, archive []byte, m *Man
 		err := debian.Step(o.Log, "compressing the archive ("+kind+")", func() error { return compress(&b, kind, archive) })
 		return b.Bytes(), err
 	}
+	var zst []byte
 	for _, name := range outputNames(o.Formats) {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -139,6 +164,14 @@ func writeOut(ctx context.Context, o Options, c *content, archive []byte, m *Man
 		var data []byte
 		var err error
 		switch name {
+		case StubName, stubLicence, IPXEBIOSName, IPXEUEFIName, ipxeLicence:
+			data, err = o.foreign(ctx, name)
+		case UKIName:
+			var stub []byte
+			if stub, err = o.foreign(ctx, StubName); err == nil {
+				data, err = uki.Join(uki.Parts{Stub: stub, Kernel: c.bzImage, Initrd: zst, Cmdline: Cmdline, Uname: c.kernel,
+					OSRelease: "ID=skein\nNAME=Skein\nPRETTY_NAME=\"Skein\"\n"})
+			}
 		case BzImageName:
 			data = c.bzImage
 		case VmlinuxName:
@@ -147,6 +180,7 @@ func writeOut(ctx context.Context, o Options, c *content, archive []byte, m *Man
 			data, err = packed("lz4")
 		case ZstdName:
 			data, err = packed("zst")
+			zst = data
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
@@ -163,10 +197,30 @@ func writeOut(ctx context.Context, o Options, c *content, archive []byte, m *Man
 	return tree.ReplaceFile(filepath.Join(o.Out, ManifestName), data)
 }
 
+// foreign reads a file out of its package.
+func (o *Options) foreign(ctx context.Context, name string) ([]byte, error) {
+	from := foreign[name]
+	p, err := o.Archive.Fetch(ctx, from.pkg)
+	if err != nil {
+		return nil, err
+	}
+	path, err := debian.Resolve(p.Root, from.path)
+	if err != nil {
+		return nil, err
+	}
+	return os.ReadFile(path)
+}
+
 func outputNames(formats []Format) []string {
 	var names []string
-	if slices.Contains(formats, FormatPXE) {
+	if slices.Contains(formats, FormatPXE) || slices.Contains(formats, FormatUKI) {
 		names = append(names, BzImageName, ZstdName)
+	}
+	if slices.Contains(formats, FormatPXE) {
+		names = append(names, IPXEBIOSName, IPXEUEFIName, ipxeLicence)
+	}
+	if slices.Contains(formats, FormatUKI) {
+		names = append(names, StubName, stubLicence, UKIName)
 	}
 	if slices.Contains(formats, FormatLab) {
 		names = append(names, VmlinuxName, LZ4Name)

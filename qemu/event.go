@@ -26,6 +26,7 @@ const (
 	EventReboot   EventKind = "reboot"    // the machine restarted by itself
 	EventWatchdog EventKind = "watchdog"  // its watchdog bit
 	EventAlarm    EventKind = "alarm"     // its console shows a kernel that is in trouble
+	EventBoot     EventKind = "boot"      // how far it got in booting from the network
 	EventRelaunch EventKind = "relaunch"  // it printed nothing and was started anew
 	EventFreeze   EventKind = "freeze"
 	EventThaw     EventKind = "thaw"

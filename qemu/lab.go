@@ -42,6 +42,9 @@ type Config struct {
 	Seed     uint64      // of the chance in the networks' faults; 0: another one each time
 	OnEvent  func(Event) // told each event of the timeline; must not call back into the lab
 
+	// Netboot has machines boot from the network, as real ones do, instead of being given kernel and archive.
+	Netboot *Netboot
+
 	silentLimit time.Duration // for tests
 }
 
@@ -52,6 +55,7 @@ type Lab struct {
 	spawner  *spawner
 	switches [LANs]*ethernet.Switch
 	host     *hostnet.Host
+	boot     *bootServer   // nil: machines are given their kernel
 	owners   *owners.Watch // of the floating addresses, as the switches see them
 	events   *timeline
 	ctx      context.Context // ends with the lab
@@ -122,9 +126,22 @@ func open(ctx context.Context, cfg Config) (*Lab, error) {
 		hc.LANs = append(hc.LANs, hostnet.LAN{Switch: l.switches[lan],
 			Addr: netip.PrefixFrom(Addr(lan, hostNumber), LANPrefix(lan).Bits()), MAC: MACOf(lan, hostNumber)})
 	}
+	if cfg.Netboot != nil {
+		if l.boot, err = newBootServer(l, *cfg.Netboot); err != nil {
+			l.Close()
+			return nil, err
+		}
+		hc.Boot = l.boot.decorate
+	}
 	if l.host, err = hostnet.New(hc); err != nil {
 		l.Close()
 		return nil, err
+	}
+	if l.boot != nil {
+		if err := l.boot.start(); err != nil {
+			l.Close()
+			return nil, err
+		}
 	}
 	return l, nil
 }
@@ -144,6 +161,9 @@ func (l *Lab) Close() {
 	}
 	_ = l.each(func(m *Machine) error { m.powerOff(); return nil })
 	l.wg.Wait()
+	if l.boot != nil {
+		l.boot.close()
+	}
 	if l.host != nil {
 		l.host.Close()
 	}

@@ -27,6 +27,9 @@ const OOBPort = "org.skein-os.oob"
 // kernel takes it for broken and panics ("IO-APIC + timer doesn't work").
 const kernelArgs = "console=ttyS0 quiet cryptomgr.notests panic=-1 no_timer_check"
 
+// cmdline is what the machines' kernels are told.
+func (l *Lab) cmdline() string { return strings.TrimSpace(kernelArgs + " " + l.cfg.Append) }
+
 // process is one run of a machine: a QEMU and all that hangs on it.
 type process struct {
 	cmd     *exec.Cmd
@@ -69,20 +72,27 @@ func (l *Lab) arguments(m *Machine, fd map[string]int, shared, incoming bool) []
 		"-chardev", fmt.Sprintf("socket,id=console,fd=%d", fd["console"]), "-serial", "chardev:console",
 	}
 	for lan := range LANs {
+		// romfile= empty: a saved machine with an option ROM does not load. The slots pin eth0 and eth1.
+		rom := ",romfile="
+		if l.boot != nil {
+			rom = l.boot.card(lan)
+		}
 		args = append(args,
 			"-netdev", fmt.Sprintf("stream,id=net%d,addr.type=fd,addr.str=%d", lan, fd[fmt.Sprintf("net%d", lan)]),
-			// romfile= empty: a saved machine with an option ROM does not load. The slots pin eth0 and eth1.
-			"-device", fmt.Sprintf("virtio-net-pci,id=eth%d,netdev=net%d,mac=%s,romfile=,rx_queue_size=1024,addr=0x%x",
-				lan, lan, macText(MACOf(lan, m.node.Number)), 0x10+lan))
+			"-device", fmt.Sprintf("virtio-net-pci,id=eth%d,netdev=net%d,mac=%s%s,rx_queue_size=1024,addr=0x%x",
+				lan, lan, macText(MACOf(lan, m.node.Number)), rom, 0x10+lan))
 	}
 	args = append(args,
 		"-device", "virtio-serial-pci,id=serial", "-chardev", fmt.Sprintf("socket,id=oob,fd=%d", fd["oob"]),
 		"-device", "virtserialport,bus=serial.0,chardev=oob,name="+OOBPort,
 		"-device", "virtio-rng-pci",
 		"-device", "i6300esb", "-action", "watchdog=reset",
-		"-kernel", l.cfg.Kernel, "-initrd", l.cfg.Initrd,
-		"-append", strings.TrimSpace(kernelArgs+" "+l.cfg.Append),
 	)
+	if l.boot != nil {
+		args = append(args, l.boot.firmware()...)
+	} else {
+		args = append(args, "-kernel", l.cfg.Kernel, "-initrd", l.cfg.Initrd, "-append", l.cmdline())
+	}
 	if len(m.node.Seed) > 0 {
 		args = append(args, "-fw_cfg", "name="+seed.FwCfgName+",file="+fdPath("seed"))
 	}

@@ -31,8 +31,8 @@ func imageBuildCommand() *cobra.Command {
 Kernel, modules and C programs come from Debian packages, fetched by this machine's apt into the cache
 folder; nothing is installed and no root is needed. An unchanged input is not built again.
 
-Formats: lab is vmlinux and an lz4 archive (for emulators), pxe is bzImage and a zstd archive (for real
-machines).`,
+Formats: lab is vmlinux and an lz4 archive (for emulators); pxe is bzImage and a zstd archive, with the
+iPXE programs that old firmware loads first; uki is all in one program for UEFI, skein.efi.`,
 		Example: "  skein image build\n  skein image build --format pxe --out /srv/boot\n  skein image build --skeind ./bin/skeind --modules nft_log",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			archive, err := packageArchive(cache, cmd.ErrOrStderr())
@@ -45,10 +45,10 @@ machines).`,
 			}
 			for _, f := range formats {
 				switch f := initramfs.Format(f); f {
-				case initramfs.FormatLab, initramfs.FormatPXE:
+				case initramfs.FormatLab, initramfs.FormatPXE, initramfs.FormatUKI:
 					o.Formats = append(o.Formats, f)
 				default:
-					return &usageError{fmt.Errorf("no format %q; there is: lab, pxe", f)}
+					return &usageError{fmt.Errorf("no format %q; there is: lab, pxe, uki", f)}
 				}
 			}
 			m, built, err := initramfs.Build(cmd.Context(), o)
@@ -63,7 +63,7 @@ machines).`,
 	fl.StringVar(&cache, "cache", "cache", "folder for downloaded and unpacked packages")
 	fl.StringVar(&out, "out", "", "folder for the result (default: image in the cache folder)")
 	fl.StringVar(&skeind, "skeind", "", "the node's program, static (default: skeind beside this program)")
-	fl.StringSliceVar(&formats, "format", []string{"lab", "pxe"}, "what to write: lab, pxe")
+	fl.StringSliceVar(&formats, "format", []string{"lab", "pxe", "uki"}, "what to write: lab, pxe, uki")
 	fl.StringVar(&profile, "profile", "virtual", "kind of machine, which decides the kernel modules")
 	fl.StringSliceVar(&modules, "modules", nil, "further kernel modules")
 	fl.StringSliceVar(&tools, "tools", initramfs.DefaultTools, "C programs to put in: crun, mke2fs, e2fsck")

@@ -18,12 +18,16 @@ import (
 	"golang.org/x/net/proxy"
 
 	"github.com/skein-os/skein/agent/seed"
+	"github.com/skein-os/skein/netboot"
 	"github.com/skein-os/skein/qemu"
 	"github.com/skein-os/skein/qemu/daemon"
 )
 
 // imageEnv names the folder of the image that machines boot.
 const imageEnv = "SKEIN_IMAGE_DIR"
+
+// labFirmware is what --boot can be.
+var labFirmware = map[string]netboot.Firmware{"bios": netboot.BIOS, "uefi": netboot.UEFIX64, "uki": netboot.UEFIX64}
 
 type labUpOptions struct {
 	nodes    int
@@ -34,6 +38,7 @@ type labUpOptions struct {
 	demo     string
 	appended string
 	proxy    string
+	boot     string
 	seed     uint64
 	timeout  time.Duration
 }
@@ -44,7 +49,7 @@ func labUpCommand() *cobra.Command {
 		Use: "up", Short: "Start machines that become one cluster", Args: cobra.NoArgs,
 		Long: `up starts the machines and returns when they are one cluster. They run until 'skein lab down'. With
 --from they carry on from a save ('skein lab save'), in about a second.`,
-		Example: "  skein lab up\n  skein lab up --nodes 5 --memory 768\n  skein lab up --nodes 2 --witness   # the third machine only votes\n  skein lab up --from ready",
+		Example: "  skein lab up\n  skein lab up --nodes 5 --memory 768\n  skein lab up --nodes 2 --witness   # the third machine only votes\n  skein lab up --from ready\n  skein lab up --boot bios           # from the network, as real machines do",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.nodes < 1 || o.nodes > 64 {
 				return &usageError{fmt.Errorf("--nodes %d: must be 1 to 64", o.nodes)}
@@ -52,8 +57,11 @@ func labUpCommand() *cobra.Command {
 			if o.memoryMB < 128 {
 				return &usageError{fmt.Errorf("--memory %d: a machine needs at least 128 MB", o.memoryMB)}
 			}
-			if o.from != "" && (cmd.Flags().Changed("nodes") || o.witness || cmd.Flags().Changed("memory") || cmd.Flags().Changed("image")) {
-				return &usageError{errors.New("--from brings its own machines: leave out --nodes, --witness, --memory and --image")}
+			if _, ok := labFirmware[o.boot]; o.boot != "" && !ok {
+				return &usageError{fmt.Errorf("--boot %q: want bios, uefi or uki (all from the network), or leave it out", o.boot)}
+			}
+			if o.from != "" && (o.boot != "" || cmd.Flags().Changed("nodes") || o.witness || cmd.Flags().Changed("memory") || cmd.Flags().Changed("image")) {
+				return &usageError{errors.New("--from brings its own machines: leave out --nodes, --witness, --memory, --image and --boot")}
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), o.timeout)
 			defer cancel()
@@ -67,6 +75,7 @@ func labUpCommand() *cobra.Command {
 	fl.StringVar(&o.image, "image", "", "folder with vmlinux and initramfs.cpio.lz4 (default: $"+imageEnv+", or cache/image beside bin)")
 	fl.StringVar(&o.from, "from", "", "carry on from this save")
 	fl.StringVar(&o.demo, "demo", "", "deploy the demo in this folder when the cluster is there")
+	fl.StringVar(&o.boot, "boot", "", "boot from the network: bios, uefi (by iPXE) or uki (UEFI by itself) (default: the emulator loads the kernel, which is faster)")
 	fl.StringVar(&o.appended, "append", "", "more words for the kernel's command line")
 	fl.StringVar(&o.proxy, "proxy", "", "address of the proxy on loopback (default: "+daemon.DefaultProxy+", or a free port)")
 	fl.Uint64Var(&o.seed, "seed", 0, "make the chance in 'lab loss' repeatable (default: another one each time)")
@@ -139,6 +148,9 @@ func newMachines(cfg *daemon.Config, o labUpOptions) error {
 	image, err := findImage(o.image)
 	if err != nil {
 		return err
+	}
+	if o.boot != "" {
+		cfg.Netboot = &qemu.Netboot{Image: image, Firmware: labFirmware[o.boot], Unified: o.boot == "uki"}
 	}
 	cfg.Kernel, cfg.Initrd = filepath.Join(image, "vmlinux"), filepath.Join(image, "initramfs.cpio.lz4")
 	for _, f := range []string{cfg.Kernel, cfg.Initrd} {

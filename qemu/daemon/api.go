@@ -12,15 +12,16 @@ import (
 // Config of a lab to be started. It holds secrets (the machines' seeds), so it goes to the daemon by
 // its standard input.
 type Config struct {
-	Dir      string      `json:"dir"`
-	Kernel   string      `json:"kernel"`
-	Initrd   string      `json:"initrd"`
-	Append   string      `json:"append,omitempty"` // to the kernel's command line
-	MemoryMB int         `json:"memory_mb"`
-	Nodes    []qemu.Node `json:"nodes"`
-	From     string      `json:"from,omitempty"`  // folder of a saved lab, instead of kernel, memory and nodes
-	Seed     uint64      `json:"seed,omitempty"`  // of the chance in the networks' faults; 0: another one each time
-	Proxy    string      `json:"proxy,omitempty"` // address on loopback to listen on; a free port if that is taken
+	Dir      string        `json:"dir"`
+	Kernel   string        `json:"kernel"`
+	Initrd   string        `json:"initrd"`
+	Append   string        `json:"append,omitempty"` // to the kernel's command line
+	MemoryMB int           `json:"memory_mb"`
+	Nodes    []qemu.Node   `json:"nodes"`
+	From     string        `json:"from,omitempty"` // folder of a saved lab, instead of kernel, memory and nodes
+	Seed     uint64        `json:"seed,omitempty"` // of the chance in the networks' faults; 0: another one each time
+	Netboot  *qemu.Netboot `json:"netboot,omitempty"`
+	Proxy    string        `json:"proxy,omitempty"` // address on loopback to listen on; a free port if that is taken
 }
 
 // DefaultProxy is where the proxy listens if that is free.

@@ -65,7 +65,7 @@ func run(ctx context.Context, in io.Reader, ready func(), progress func(string),
 	defer lock.Close()
 
 	labConfig := qemu.Config{Dir: cfg.Dir, Kernel: cfg.Kernel, Initrd: cfg.Initrd, Append: cfg.Append, MemoryMB: cfg.MemoryMB,
-		Nodes: cfg.Nodes, Log: log, Seed: cfg.Seed, OnEvent: func(e qemu.Event) {
+		Nodes: cfg.Nodes, Log: log, Seed: cfg.Seed, Netboot: cfg.Netboot, OnEvent: func(e qemu.Event) {
 			log.Info("lab", "node", e.Node, "kind", e.Kind, "text", e.Text)
 		}}
 	var lab *qemu.Lab

@@ -116,6 +116,9 @@ func (h *Host) answer(lan int, req *dhcpv4.DHCPv4) *dhcpv4.DHCPv4 {
 		h.cfg.Log.Warn("make a DHCP reply", "lan", lan, "err", err)
 		return nil
 	}
+	if h.cfg.Boot != nil && kind != dhcpv4.MessageTypeNak {
+		h.cfg.Boot(lan, req, reply)
+	}
 	if kind == dhcpv4.MessageTypeAck && h.cfg.OnLease != nil {
 		h.cfg.OnLease(lan, mac, addr)
 	}

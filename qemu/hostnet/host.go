@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/insomniacslk/dhcp/dhcpv4"
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
@@ -47,6 +48,8 @@ type Config struct {
 	Floating []netip.Prefix
 	// Lease says which address a machine gets on a LAN; ok false: none, the machine is not ours.
 	Lease func(lan int, mac ethernet.MAC) (addr netip.Addr, ok bool)
+	// Boot, if not nil, adds to each reply what a machine that boots from the network is to start.
+	Boot func(lan int, req, reply *dhcpv4.DHCPv4)
 	// OnLease is told each acknowledged lease. It must not block.
 	OnLease func(lan int, mac ethernet.MAC, addr netip.Addr)
 	Log     *slog.Logger
@@ -225,6 +228,17 @@ func (h *Host) Listen(lan int, port uint16) (net.Listener, error) {
 		return nil, fmt.Errorf("listen on %s port %d: %w", c.lan.Addr.Addr(), port, err)
 	}
 	return l, nil
+}
+
+// ListenPacket takes UDP packets from the machines on the host's address of a LAN; port 0: any that is free.
+func (h *Host) ListenPacket(lan int, port uint16) (net.PacketConn, error) {
+	c := h.cards[lan]
+	laddr := tcpip.FullAddress{NIC: c.id, Addr: tcpip.AddrFrom4(c.lan.Addr.Addr().As4()), Port: port}
+	conn, err := gonet.DialUDP(h.stack, &laddr, nil, header.IPv4ProtocolNumber)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s, UDP port %d: %w", c.lan.Addr.Addr(), port, err)
+	}
+	return conn, nil
 }
 
 // race runs attempts one after another, each started when the one before failed or took longer than
