@@ -9,7 +9,7 @@ LDFLAGS  := -s -w -X main.version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
 # What the host needs besides Go and git: an emulator for the lab, and tools of the network tests.
-PACKAGES := qemu-system-x86 seabios iproute2 nftables ca-certificates
+PACKAGES := qemu-system-x86 seabios ovmf ipxe-qemu iproute2 nftables ca-certificates
 TOOLS    := qemu-system-x86_64 ip nft
 # Kept going to the end of a long run by CI's own limit; a hang is cut here.
 TESTTIME := 40m

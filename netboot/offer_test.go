@@ -155,7 +155,7 @@ func FuzzIdentify(f *testing.F) {
 			return
 		}
 		s := Server{cfg: Config{}, site: all, tracker: NewTracker()}
-		s.cfg.Log = discard
+		s.cfg.Log, s.cfg.Changed = discard, func(Machine) {}
 		if r := s.answer(req, Interface{"eth0", netip.PrefixFrom(self, 24)}); r != nil {
 			if _, err := dhcpv4.FromBytes(r.ToBytes()); err != nil {
 				t.Errorf("an answer that cannot be read: %v", err)

@@ -37,7 +37,9 @@ type Config struct {
 	Pool   *Pool
 	Router netip.Addr
 	DNS    []netip.Addr
-	Log    *slog.Logger
+	// Changed is told of a machine that got somewhere, or that was not answered. It must not call the server.
+	Changed func(Machine)
+	Log     *slog.Logger
 }
 
 // ErrOtherServer: somebody else gives addresses on the network.
@@ -72,6 +74,9 @@ func NewServer(cfg Config) (*Server, error) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Changed == nil {
+		cfg.Changed = func(Machine) {}
 	}
 	return &Server{cfg: cfg, site: cfg.Folder.Site(cfg.HTTPPort), begin: time.Now(), tracker: NewTracker()}, nil
 }
@@ -190,8 +195,18 @@ func (s *Server) tftp(self netip.Addr) *TFTP {
 func (s *Server) reached(mac string, from netip.Addr, st Stage) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.tracker.Reached(s.now(), mac, from, st)
-	s.cfg.Log.Info("boot", "machine", mac, "address", from, "stage", st)
+	if m, news := s.tracker.Reached(s.now(), mac, from, st); news {
+		s.cfg.Changed(m)
+	}
+}
+
+// asked notes a question, and tells of it if it is the first of an attempt.
+func (s *Server) asked(now time.Duration, c Client) Shape {
+	shape, m, news := s.tracker.Asked(now, c)
+	if news {
+		s.cfg.Changed(m)
+	}
+	return shape
 }
 
 func (s *Server) script(mac net.HardwareAddr, _, self netip.Addr) string {
@@ -257,7 +272,7 @@ func (s *Server) answer(req *dhcpv4.DHCPv4, i Interface) *dhcpv4.DHCPv4 {
 	case s.cfg.Pool != nil:
 		reply, err = s.lease(now, req, c, boots, i)
 	case boots && (req.MessageType() == dhcpv4.MessageTypeDiscover || req.MessageType() == dhcpv4.MessageTypeRequest && forUs(req, self)):
-		reply, err = s.site.Offer(req, c, self, s.tracker.Asked(now, c))
+		reply, err = s.site.Offer(req, c, self, s.asked(now, c))
 	default:
 		return nil
 	}
@@ -269,8 +284,9 @@ func (s *Server) answer(req *dhcpv4.DHCPv4, i Interface) *dhcpv4.DHCPv4 {
 }
 
 func (s *Server) refuse(now time.Duration, c Client, err error) {
-	s.tracker.Refused(now, c, err)
-	s.cfg.Log.Warn("no answer to a machine that wants to boot", "machine", c.MAC, "err", err)
+	if m, news := s.tracker.Refused(now, c, err); news {
+		s.cfg.Changed(m)
+	}
 }
 
 // forUs tells whether a REQUEST to port 4011 is for this server: one on port 67 confirms the address of another.
@@ -318,7 +334,7 @@ func (s *Server) lease(now time.Duration, req *dhcpv4.DHCPv4, c Client, boots bo
 			s.refuse(now, c, err)
 			client = nil // an address it gets all the same
 		} else {
-			s.tracker.Asked(now, c)
+			s.asked(now, c)
 		}
 	}
 	return s.site.Full(req, client, self, l)

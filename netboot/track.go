@@ -70,8 +70,8 @@ func (t *Tracker) get(now time.Duration, mac string) *Machine {
 }
 
 // Asked notes a question of firmware or iPXE and tells in which shape to answer: the other one if the machine has made
-// nothing of the last answer.
-func (t *Tracker) Asked(now time.Duration, c Client) Shape {
+// nothing of the last answer. news: it is no repetition.
+func (t *Tracker) Asked(now time.Duration, c Client) (_ Shape, _ Machine, news bool) {
 	m := t.get(now, c.MAC.String())
 	again := m.Stage == StageOffered && m.Loader == c.Loader
 	switch {
@@ -83,31 +83,34 @@ func (t *Tracker) Asked(now time.Duration, c Client) Shape {
 	}
 	m.UUID, m.Firmware, m.Loader, m.Detail = c.UUID, c.Firmware, c.Loader, ""
 	if m.Stage != StageOffered || !again {
-		m.Stage, m.Since = StageOffered, now
+		m.Stage, m.Since, news = StageOffered, now, true
 	}
-	return m.shape
+	return m.shape, *m, news
 }
 
-// Refused notes that there was no answer, and why.
-func (t *Tracker) Refused(now time.Duration, c Client, why error) {
+// Refused notes that there was no answer, and why. news: that was not known.
+func (t *Tracker) Refused(now time.Duration, c Client, why error) (_ Machine, news bool) {
 	m := t.get(now, c.MAC.String())
+	news = m.Stage != StageRefused || m.Detail != why.Error()
 	m.UUID, m.Firmware, m.Loader = c.UUID, c.Firmware, c.Loader
 	m.Stage, m.Since, m.Detail = StageRefused, now, why.Error()
+	return *m, news
 }
 
 // Reached notes that a machine got somewhere; a step back within one attempt is no news.
-func (t *Tracker) Reached(now time.Duration, mac string, from netip.Addr, s Stage) {
+func (t *Tracker) Reached(now time.Duration, mac string, from netip.Addr, s Stage) (_ Machine, news bool) {
 	hw, err := net.ParseMAC(mac)
 	if err != nil || len(hw) != 6 {
-		return // a stranger's word
+		return Machine{}, false // a stranger's word
 	}
 	m := t.get(now, hw.String())
 	if from.IsValid() {
 		m.Address = from
 	}
 	if slices.Index(order, s) > slices.Index(order, m.Stage) {
-		m.Stage, m.Since = s, now
+		m.Stage, m.Since, news = s, now, true
 	}
+	return *m, news
 }
 
 // Machines are all, by MAC.

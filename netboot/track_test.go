@@ -21,14 +21,15 @@ func TestShapesInTurn(t *testing.T) {
 	c := Client{MAC: testMAC, Loader: PXE, Firmware: UEFIX64}
 	var got []string
 	for _, at := range []int{0, 4, 8, 16, 30, 34, 90} { // firmware repeats itself, and begins anew
-		got = append(got, tr.Asked(time.Duration(at)*time.Second, c).String())
+		shape, _, _ := tr.Asked(time.Duration(at)*time.Second, c)
+		got = append(got, shape.String())
 	}
 	if want := "direct, direct, direct, ask again, direct, direct, ask again"; strings.Join(got, ", ") != want {
 		t.Errorf("got %v, want %s", got, want)
 	}
 	// One that went on is answered in the way that worked.
 	tr.Reached(100*time.Second, testMAC.String(), self, StageLoader)
-	if s := tr.Asked(200*time.Second, c); s != ShapeAsk {
+	if s, _, _ := tr.Asked(200*time.Second, c); s != ShapeAsk {
 		t.Errorf("got %s, want what worked", s)
 	}
 	if m := tr.Machines()[0]; m.Stage != StageOffered || m.Attempts != 5 || m.Address != self {
