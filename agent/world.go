@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"errors"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -92,15 +93,17 @@ func (w *world) slow(what string) func() {
 	}
 }
 
-func (w *world) Hold(addrs []node.Floating, until time.Duration) {
+func (w *world) Hold(addrs []node.Floating, until time.Duration) bool {
 	defer w.slow("holding floating addresses")()
 	list := make([]netip.Addr, len(addrs))
 	for i, f := range addrs {
 		list[i] = f.Addr
 	}
-	if err := w.balancer.Hold(list, until); err != nil {
+	err := w.balancer.Hold(list, until)
+	if err != nil {
 		w.a.log.Error("floating addresses", "err", err)
 	}
+	return !errors.Is(err, balance.ErrStillHeld)
 }
 
 // unstickAfter is how long after a peer's route has moved its connections are looked at: by then the peer has moved

@@ -65,14 +65,16 @@ type Brain struct {
 	volumes map[uint64]func(ok bool, keys []takeover.Key, err error)
 	powers  map[uint64]func(fence.Answer) // orders to power controllers that are under way
 
-	mine     map[string]*assignment // by instance ID
-	order    []*assignment          // of mine, by ID: the same inputs have the same outputs
-	running  []runKey               // as last given to World.Run
-	ranOnce  bool
-	held     []Floating
-	heldTill time.Duration
-	heldOnce bool // World.Hold was called
-	routes   []Route
+	mine       map[string]*assignment // by instance ID
+	order      []*assignment          // of mine, by ID: the same inputs have the same outputs
+	running    []runKey               // as last given to World.Run
+	ranOnce    bool
+	held       []Floating
+	heldTill   time.Duration
+	heldOnce   bool          // World.Hold was called
+	clinging   time.Duration // since when World.Hold could not withdraw an address; 0: it could
+	clingTries int
+	routes     []Route
 
 	quietAt map[string]time.Duration // peer -> when World.Quiet was last called for it
 
@@ -403,6 +405,9 @@ func (b *Brain) think() {
 	b.settle(now)
 	b.run()
 	b.hold()
+	if b.ended != "" {
+		return // the kernel refused for too long
+	}
 	b.flushStatuses(now)
 	b.lookAtLinks(now)
 	if b.leader {
