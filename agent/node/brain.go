@@ -184,6 +184,17 @@ func (b *Brain) Datagram(link string, payload []byte) error {
 	return nil
 }
 
+// Checked is Datagram for what a member.Screen let through.
+func (b *Brain) Checked(link string, d member.Checked) error {
+	if b.ended != "" {
+		return nil
+	}
+	if err := b.core.StepChecked(b.world.Now(), link, d); err != nil {
+		return fmt.Errorf("heartbeat on %s: %w", link, err)
+	}
+	return nil
+}
+
 // Ledger takes a newer copy of the ledger, and whether this node is the coordinator. The first one must
 // have been read linearizably: nothing is acknowledged to other nodes before it, and it must name every
 // loss that an earlier agent of this boot may have known of.
