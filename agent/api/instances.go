@@ -33,6 +33,7 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, n *cluster.Node
 		Rewrite: func(p *httputil.ProxyRequest) {
 			p.SetURL(target)
 			p.Out.Header.Set(ForwardedHeader, s.backend.Self())
+			p.Out.Header.Set(OperatorHeader, s.asker(r))
 		},
 		Transport:     transport,
 		FlushInterval: -1,
@@ -98,6 +99,7 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) error {
 	if err := json.Unmarshal([]byte(r.URL.Query().Get("argv")), &argv); err != nil || len(argv) == 0 {
 		return badRequest("exec in %s: no command given", id)
 	}
+	s.record(r, cluster.Event{Kind: cluster.EventService, Subject: id, Text: fmt.Sprintf("command %s is run in %s", commandName(argv), id)})
 	rc := http.NewResponseController(w)
 	_ = rc.EnableFullDuplex() // HTTP/1 only; HTTP/2 is full duplex anyway
 	w.Header().Set("Content-Type", "application/octet-stream")
