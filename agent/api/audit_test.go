@@ -3,6 +3,8 @@ package api
 import (
 	"errors"
 	"io"
+	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -34,7 +36,7 @@ func TestAudit(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			there := newMemory("n2")
-			_, far := serve(t, there, RoleNode) // it sees the certificate of who passes on
+			far := NewServer(there, http.NotFoundHandler(), passing, slog.New(slog.DiscardHandler))
 			here := newMemory("n1")
 			here.peer = far
 			client, _ := serve(t, here, RoleOperator)
@@ -42,7 +44,7 @@ func TestAudit(t *testing.T) {
 				t.Fatal(err)
 			}
 			got := events(there)
-			if len(got) != 1 || got[0].Text != c.want || got[0].Why != "asked by operator ann by way of ann" || got[0].Node != "n2" || got[0].Time.IsZero() {
+			if len(got) != 1 || got[0].Text != c.want || got[0].Why != "asked by operator ann by way of n1" || got[0].Node != "n2" || got[0].Time.IsZero() {
 				t.Errorf("got %+v, want one that says %q", got, c.want)
 			}
 			if len(events(here)) != 0 {
@@ -66,5 +68,23 @@ func TestOperatorHeaderIsForNodes(t *testing.T) {
 	r.Header.Set(OperatorHeader, "bob")
 	if got := s.asker(r); got != "ann" {
 		t.Errorf("got %q, want ann", got)
+	}
+}
+
+// A node that was not asked by an operator does nothing of it, and cannot say that another node passed it on.
+func TestNodesActForOperatorsOnly(t *testing.T) {
+	for _, path := range []string{"/v1/instances/demo.web.1.a/exec?argv=[%22id%22]", "/v1/nodes/n2/reboot", "/v1/nodes/n2/poweroff", "/v1/nodes/n2/restart-agent"} {
+		for _, h := range []http.Header{{}, {ForwardedHeader: {"n1"}}, {ForwardedHeader: {"n3"}, OperatorHeader: {"ann"}}, {OperatorHeader: {"ann"}}} {
+			m := newMemory("n2")
+			r := httptest.NewRequest(http.MethodPost, path, strings.NewReader(""))
+			for k := range h {
+				r.Header.Set(k, h.Get(k))
+			}
+			w := httptest.NewRecorder()
+			NewServer(m, http.NotFoundHandler(), passing, slog.New(slog.DiscardHandler)).ServeHTTP(w, r)
+			if w.Code != http.StatusForbidden || m.left != "" || m.restarted != "" || len(m.committed) > 0 {
+				t.Errorf("%s with %v: got %d, left %q, restarted %q; want it forbidden", path, h, w.Code, m.left, m.restarted)
+			}
+		}
 	}
 }

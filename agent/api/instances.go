@@ -3,7 +3,6 @@ package api
 import (
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -83,9 +82,8 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) exec(w http.ResponseWriter, r *http.Request) error {
-	// A node may only pass on what an operator asked it for.
-	if role, _ := s.role(r); role == RoleNode && r.Header.Get(ForwardedHeader) == "" {
-		return &statusError{http.StatusForbidden, errors.New("only operators run commands in containers")}
+	if err := s.onBehalf(r, "run commands in containers"); err != nil {
+		return err
 	}
 	id := r.PathValue("id")
 	n, err := s.owner(id)

@@ -107,6 +107,9 @@ func waitsForEnd(st *cluster.State, n *cluster.Node) string {
 
 // restartAgent has a node's agent end, for its PID 1 to start a new one. Services go on.
 func (s *Server) restartAgent(w http.ResponseWriter, r *http.Request) error {
+	if err := s.onBehalf(r, "restart agents"); err != nil {
+		return err
+	}
 	n, err := s.node(r)
 	if err != nil {
 		return err
@@ -134,6 +137,9 @@ const leaveTime = time.Second
 // leave ends this boot of a node in order. That it was asked for is in the ledger first, so that it does not
 // count as a failure of the node; a ledger that does not take it does not keep the node up.
 func (s *Server) leave(w http.ResponseWriter, r *http.Request, what string, stop func(reason string)) error {
+	if err := s.onBehalf(r, "end the boot of a node"); err != nil {
+		return err
+	}
 	n, err := s.node(r)
 	if err != nil {
 		return err
