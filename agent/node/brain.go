@@ -118,7 +118,6 @@ type assignment struct {
 
 	ranSince time.Duration // since when it has been running without a break; 0: it is not
 	settled  bool          // it has been so for settleTime, at some time
-	hung     time.Duration // since when it should have ended; 0: it should not
 
 	reported bool
 	want     cluster.Status // newest, as reported or made up here
