@@ -27,7 +27,7 @@ func TestOrderIsWithdrawn(t *testing.T) {
 		sentBefore = strings.Join(asked, " ")
 		return back
 	})
-	if !strings.Contains(err.Error(), back.Error()) || strings.Join(asked, " ") != sentBefore || sentBefore != "GET GET" {
+	if err == nil || !strings.Contains(err.Error(), back.Error()) || strings.Join(asked, " ") != sentBefore || sentBefore != "GET GET" {
 		t.Errorf("got %v; the controller saw %v, and %q before it was asked whether to", err, asked, sentBefore)
 	}
 	if _, err := OperateIf(t.Context(), w, Cut, func(context.Context) error { return nil }); err != nil || asked[len(asked)-1] != "POST" {
