@@ -9,9 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/skein-os/skein/agent/cluster"
+	"github.com/skein-os/skein/agent/member"
 	"github.com/skein-os/skein/agent/network"
 	"github.com/skein-os/skein/agent/pid1/control"
 	"github.com/skein-os/skein/agent/seed"
@@ -41,6 +43,8 @@ type Agent struct {
 	hb    *network.Heartbeats
 	// beacons are datagrams of the formation, told apart from heartbeats by their first bytes.
 	beacons chan []byte
+	// screen is what heartbeats pass before they reach the loop; nil until this node is a member.
+	screen atomic.Pointer[member.Screen]
 
 	loop *loop
 	wg   sync.WaitGroup

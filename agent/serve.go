@@ -115,6 +115,8 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	cfg := member.DefaultConfig()
 	cfg.Silent, cfg.Lease = silent, lease
 	cfg.ClusterID, cfg.Key = m.Meta.ID, m.HeartbeatKey
+	a.screen.Store(member.NewScreen(cfg))
+	p.screenPeers(first)
 	dog, err := machineWatchdog(a.opts.RunDir)
 	if err != nil {
 		a.log.Warn("this machine's watchdog proves nothing", "err", err)
@@ -140,6 +142,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 		}
 	})
 	attend()
+	run(a.watchScreen)
 	run(p.watch)
 	run(p.publish)
 	run(p.fetchImages)
@@ -255,6 +258,7 @@ func (p *parts) watch(ctx context.Context) {
 			return err
 		}
 		p.state.Store(st)
+		p.screenPeers(st)
 		now := slices.Sorted(slices.Values(p.store.Endpoints()))
 		if len(now) > 0 {
 			for _, n := range st.Nodes {
@@ -279,6 +283,19 @@ func (p *parts) watch(ctx context.Context) {
 		p.a.log.Error("the ledger is not watched any more", "err", err)
 		p.a.fail(fmt.Errorf("the ledger is not watched any more: %w", err))
 	}
+}
+
+// screenPeers tells the screen of heartbeats where peers send from.
+func (p *parts) screenPeers(st *cluster.State) {
+	var from []netip.Addr
+	for i := range st.Nodes {
+		if n := &st.Nodes[i]; n.Name != p.a.id.Name {
+			for _, l := range n.Links {
+				from = append(from, l.Addr.Addr())
+			}
+		}
+	}
+	p.a.screen.Load().SetPeers(from)
 }
 
 // publish keeps the published addresses and ports what the ledger says.

@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"errors"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -92,15 +93,17 @@ func (w *world) slow(what string) func() {
 	}
 }
 
-func (w *world) Hold(addrs []node.Floating, until time.Duration) {
+func (w *world) Hold(addrs []node.Floating, until time.Duration) bool {
 	defer w.slow("holding floating addresses")()
 	list := make([]netip.Addr, len(addrs))
 	for i, f := range addrs {
 		list[i] = f.Addr
 	}
-	if err := w.balancer.Hold(list, until); err != nil {
+	err := w.balancer.Hold(list, until)
+	if err != nil {
 		w.a.log.Error("floating addresses", "err", err)
 	}
+	return !errors.Is(err, balance.ErrStillHeld)
 }
 
 // unstickAfter is how long after a peer's route has moved its connections are looked at: by then the peer has moved
@@ -171,19 +174,55 @@ func (w *world) Explain(e cluster.Event) {
 	}
 }
 
-// received takes a datagram from the heartbeat port: the brain's, or one of the formation.
-func (a *Agent) received(link string, _ netip.AddrPort, payload []byte) {
-	data := bytes.Clone(payload)
-	if bytes.HasPrefix(data, []byte(admission.BeaconMagic)) {
+// received takes a datagram from the heartbeat port: the brain's, or one of the formation. It runs on the
+// receiver's thread, which has nothing else to do: what is forged or repeated costs the brain's loop nothing.
+func (a *Agent) received(link string, from netip.AddrPort, payload []byte) {
+	if bytes.HasPrefix(payload, []byte(admission.BeaconMagic)) {
+		if len(a.beacons) == cap(a.beacons) {
+			return // they come again
+		}
 		select {
-		case a.beacons <- data:
-		default: // they come again
+		case a.beacons <- bytes.Clone(payload):
+		default:
 		}
 		return
 	}
+	screen := a.screen.Load()
+	if screen == nil {
+		return // not a member yet: nobody could check it
+	}
+	checked, err := screen.Check(balance.Now(), link, from.Addr(), payload)
+	if err != nil {
+		return // counted by the screen
+	}
 	a.loop.post(func(b *node.Brain) {
-		if err := b.Datagram(link, data); err != nil {
+		if err := b.Checked(link, checked); err != nil {
 			a.log.Debug("heartbeat refused", "port", link, "err", err)
 		}
 	})
 }
+
+// screenEvery is how often it is told what the screen kept off.
+const screenEvery = 10 * time.Second
+
+// watchScreen tells of datagrams that were not taken, as long as there are many.
+func (a *Agent) watchScreen(ctx context.Context) {
+	t := time.NewTicker(screenEvery)
+	defer t.Stop()
+	var before uint64
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		n := a.screen.Load().Refused()
+		if n-before > manyRefused {
+			a.log.Warn("somebody floods the heartbeat port, or has another cluster's key", "refused", n-before, "in", screenEvery)
+		}
+		before = n
+	}
+}
+
+// manyRefused is more than neighbours of another cluster and delayed datagrams explain.
+const manyRefused = 2000

@@ -264,9 +264,12 @@ func TestDeployIsIdempotentAndPrunes(t *testing.T) {
 	}
 }
 
+// passing is what the certificate of n1 says, which passes a request on.
+func passing(*http.Request) (role, name string) { return RoleNode, "n1" }
+
 func TestExecAndLogsAreForwarded(t *testing.T) {
 	owner := newMemory("n2")
-	_, ownerServer := serve(t, owner, RoleNode) // the owner sees the passing node's certificate
+	ownerServer := NewServer(owner, http.NotFoundHandler(), passing, slog.New(slog.DiscardHandler))
 	m := newMemory("n1")
 	m.peer = ownerServer
 	c, _ := serve(t, m, RoleOperator)
@@ -284,7 +287,7 @@ func TestExecAndLogsAreForwarded(t *testing.T) {
 		t.Errorf("logs: got %v, %v, want hello", lines, err)
 	}
 	// Two nodes that each take the other for the owner must not pass a request round for ever.
-	m.peer = NewServer(newMemory("n3"), http.NotFoundHandler(), func(*http.Request) (string, string) { return RoleNode, "n1" }, slog.New(slog.DiscardHandler))
+	m.peer = NewServer(newMemory("n3"), http.NotFoundHandler(), passing, slog.New(slog.DiscardHandler))
 	if err := c.Logs(t.Context(), "demo.web.1.a", false, -1, func(LogLine) error { return nil }); err == nil || !strings.Contains(err.Error(), "try again") {
 		t.Errorf("a request that was passed on twice: got %v, want a refusal", err)
 	}

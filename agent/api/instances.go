@@ -3,7 +3,6 @@ package api
 import (
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -33,6 +32,7 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, n *cluster.Node
 		Rewrite: func(p *httputil.ProxyRequest) {
 			p.SetURL(target)
 			p.Out.Header.Set(ForwardedHeader, s.backend.Self())
+			p.Out.Header.Set(OperatorHeader, s.asker(r))
 		},
 		Transport:     transport,
 		FlushInterval: -1,
@@ -82,9 +82,8 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) exec(w http.ResponseWriter, r *http.Request) error {
-	// A node may only pass on what an operator asked it for.
-	if role, _ := s.role(r); role == RoleNode && r.Header.Get(ForwardedHeader) == "" {
-		return &statusError{http.StatusForbidden, errors.New("only operators run commands in containers")}
+	if err := s.onBehalf(r, "run commands in containers"); err != nil {
+		return err
 	}
 	id := r.PathValue("id")
 	n, err := s.owner(id)
@@ -98,6 +97,7 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) error {
 	if err := json.Unmarshal([]byte(r.URL.Query().Get("argv")), &argv); err != nil || len(argv) == 0 {
 		return badRequest("exec in %s: no command given", id)
 	}
+	s.record(r, cluster.Event{Kind: cluster.EventService, Subject: id, Text: fmt.Sprintf("command %s is run in %s", commandName(argv), id)})
 	rc := http.NewResponseController(w)
 	_ = rc.EnableFullDuplex() // HTTP/1 only; HTTP/2 is full duplex anyway
 	w.Header().Set("Content-Type", "application/octet-stream")

@@ -107,6 +107,9 @@ func waitsForEnd(st *cluster.State, n *cluster.Node) string {
 
 // restartAgent has a node's agent end, for its PID 1 to start a new one. Services go on.
 func (s *Server) restartAgent(w http.ResponseWriter, r *http.Request) error {
+	if err := s.onBehalf(r, "restart agents"); err != nil {
+		return err
+	}
 	n, err := s.node(r)
 	if err != nil {
 		return err
@@ -114,18 +117,18 @@ func (s *Server) restartAgent(w http.ResponseWriter, r *http.Request) error {
 	if n.Name != s.backend.Self() {
 		return s.forward(w, r, n)
 	}
-	_, who := s.role(r)
+	s.record(r, cluster.Event{Kind: cluster.EventNode, Subject: n.Name, Text: "the agent of " + n.Name + " is restarted"})
 	w.WriteHeader(http.StatusAccepted)
-	s.backend.RestartAgent("asked by " + who)
+	s.backend.RestartAgent("asked by " + s.asker(r))
 	return nil
 }
 
 func (s *Server) reboot(w http.ResponseWriter, r *http.Request) error {
-	return s.leave(w, r, s.backend.Reboot)
+	return s.leave(w, r, "is rebooted", s.backend.Reboot)
 }
 
 func (s *Server) powerOff(w http.ResponseWriter, r *http.Request) error {
-	return s.leave(w, r, s.backend.PowerOff)
+	return s.leave(w, r, "is powered off", s.backend.PowerOff)
 }
 
 // leaveTime bounds the wait for the ledger before a boot is ended.
@@ -133,7 +136,10 @@ const leaveTime = time.Second
 
 // leave ends this boot of a node in order. That it was asked for is in the ledger first, so that it does not
 // count as a failure of the node; a ledger that does not take it does not keep the node up.
-func (s *Server) leave(w http.ResponseWriter, r *http.Request, stop func(reason string)) error {
+func (s *Server) leave(w http.ResponseWriter, r *http.Request, what string, stop func(reason string)) error {
+	if err := s.onBehalf(r, "end the boot of a node"); err != nil {
+		return err
+	}
 	n, err := s.node(r)
 	if err != nil {
 		return err
@@ -141,8 +147,7 @@ func (s *Server) leave(w http.ResponseWriter, r *http.Request, stop func(reason 
 	if n.Name != s.backend.Self() {
 		return s.forward(w, r, n)
 	}
-	_, who := s.role(r)
-	why := "asked by " + who
+	why := "asked by " + s.asker(r)
 	ctx, cancel := context.WithTimeout(r.Context(), leaveTime)
 	defer cancel()
 	for ctx.Err() == nil {
@@ -151,6 +156,7 @@ func (s *Server) leave(w http.ResponseWriter, r *http.Request, stop func(reason 
 		ok, err := s.backend.Commit(ctx, cluster.Txn{
 			Conditions: []cluster.Condition{{Key: n.Key(), Revision: n.Revision}},
 			Puts:       []cluster.Put{{Key: n.Key(), Value: next}},
+			Events:     []cluster.Event{s.audit(r, cluster.Event{Kind: cluster.EventNode, Subject: n.Name, Text: n.Name + " " + what})},
 		})
 		if err != nil || ok {
 			break

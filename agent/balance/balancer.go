@@ -34,6 +34,7 @@ type Balancer struct {
 	mu       sync.Mutex
 	floating []netip.Addr // sorted; all that the kernel's guard knows of
 	held     []netip.Addr // sorted; what the kernel was told to let pass while the lease runs
+	maybe    []netip.Addr // sorted; held, and what it may let pass besides, since an answer got lost
 	until    time.Duration
 	stale    bool // the kernel's state is not known to be ours: look before the next change
 	links    []string
@@ -113,7 +114,7 @@ func (b *Balancer) adopt() error {
 		if err := c.Flush(); err != nil {
 			return fmt.Errorf("make the lease guard (are nf_tables, nft_chain_nat, nft_nat, nft_ct and nft_numgen loaded?): %w", err)
 		}
-		b.held = nil
+		b.held, b.maybe = nil, nil
 		b.stale = false
 		return b.guardAgain(c, nil)
 	}
@@ -135,9 +136,11 @@ func (b *Balancer) adopt() error {
 	if err != nil {
 		return err
 	}
-	if b.held, err = read(b.t.ipHeld); err != nil {
-		return err
+	held, err := read(b.t.ipHeld)
+	if err != nil {
+		return err // what may be held stays known
 	}
+	b.held, b.maybe = held, held
 	wanted := b.floating
 	b.floating, b.stale = floating, false
 	if err := b.setFloating(sorted(append(slices.Clone(wanted), floating...))); err != nil {

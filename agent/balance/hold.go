@@ -17,6 +17,10 @@ import (
 // label marks our addresses on the loopback: no other is ever removed.
 const label = "lo:skein"
 
+// ErrStillHeld is in the error of a Hold that could not withdraw an address: the kernel may still answer on it,
+// until the end of the lease that it was told last. Such a Hold has renewed nothing. Try again.
+var ErrStillHeld = errors.New("an address that is to be withdrawn may still be answered")
+
 // Hold makes addrs the floating addresses that this node answers on, until the boot clock (Now) says
 // until. Call it at every renewal of the lease: with the same addresses it only moves the deadline, in one
 // message. New addresses are announced on all links; the others are dropped at once.
@@ -38,7 +42,11 @@ func (b *Balancer) Hold(addrs []netip.Addr, until time.Duration) error {
 		return err
 	}
 	want := sorted(slices.Clone(addrs))
-	return b.retry(func() error { return b.hold(want, until) })
+	err := b.retry(func() error { return b.hold(want, until) })
+	if left := minus(b.maybe, want); err != nil && len(left) > 0 {
+		return fmt.Errorf("%w: %v: %w", ErrStillHeld, left, err)
+	}
+	return err
 }
 
 // Held is what this node holds now, and until when.
@@ -53,8 +61,15 @@ func (b *Balancer) Held() ([]netip.Addr, time.Duration) {
 func (b *Balancer) Announce() { b.announcer.burst() }
 
 func (b *Balancer) hold(want []netip.Addr, until time.Duration) error {
-	// In this order nothing is ever open too early or too long: the lease first, then the guard, and
-	// last the address by which the kernel answers.
+	// In this order nothing is ever open too early or too long: what is withdrawn goes first, or a lease that is
+	// renewed would keep it open if the kernel refused; then the lease, then the guard, and last the address by
+	// which the kernel answers.
+	had := b.held
+	if kept := minus(had, minus(had, want)); len(kept) < len(had) {
+		if err := b.pass(kept); err != nil {
+			return err
+		}
+	}
 	if len(want) > 0 && until != b.until {
 		if err := b.renew.renew(until); err != nil {
 			return err
@@ -64,21 +79,10 @@ func (b *Balancer) hold(want []netip.Addr, until time.Duration) error {
 	if err := b.setFloating(sorted(append(slices.Clone(b.floating), want...))); err != nil {
 		return err
 	}
-	had := b.held
 	if !slices.Equal(want, b.held) {
-		c, err := nftables.New()
-		if err != nil {
-			return fmt.Errorf("open nftables: %w", err)
+		if err := b.pass(want); err != nil {
+			return err
 		}
-		for _, s := range []*nftables.Set{b.t.ipHeld, b.t.devHeld} {
-			if err := queueDiff(c, s, b.held, want); err != nil {
-				return err
-			}
-		}
-		if err := c.Flush(); err != nil {
-			return fmt.Errorf("change held addresses from %v to %v: %w", b.held, want, err)
-		}
-		b.held = want
 	}
 	if err := b.placeAddresses(want); err != nil {
 		return err
@@ -87,6 +91,25 @@ func (b *Balancer) hold(want []netip.Addr, until time.Duration) error {
 		b.forget(flowFilter{dst: gone})
 	}
 	b.announcer.setHeld(want, until)
+	return nil
+}
+
+// pass makes these the addresses that the guard lets through while the lease runs.
+func (b *Balancer) pass(want []netip.Addr) error {
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("open nftables: %w", err)
+	}
+	for _, s := range []*nftables.Set{b.t.ipHeld, b.t.devHeld} {
+		if err := queueDiff(c, s, b.held, want); err != nil {
+			return err
+		}
+	}
+	b.maybe = sorted(append(slices.Clone(b.maybe), want...)) // an error may be of the answer only
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("change held addresses from %v to %v: %w", b.held, want, err)
+	}
+	b.held, b.maybe = want, want
 	return nil
 }
 

@@ -39,13 +39,20 @@ func Ways(b *cluster.BMC, password string) (ways []Way, names []string) {
 // Operate does one action over one way. It ends with ctx at the latest. The error names the way's answer,
 // never the password.
 func Operate(ctx context.Context, w Way, do Action) (Power, error) {
+	return OperateIf(ctx, w, do, func(context.Context) error { return nil })
+}
+
+// OperateIf is Operate for an order that may be out of date when it is carried out: still is asked when all is
+// ready, just before the one message that is the order, and an error of it keeps the order back. It is not asked
+// for Read.
+func OperateIf(ctx context.Context, w Way, do Action, still func(context.Context) error) (Power, error) {
 	var p Power
 	var err error
 	switch w.Driver {
 	case cluster.DriverRedfish:
-		p, err = redfish(ctx, w, do)
+		p, err = redfish(ctx, w, do, still)
 	case cluster.DriverIPMI:
-		p, err = ipmiLanplus(ctx, w, do)
+		p, err = ipmiLanplus(ctx, w, do, still)
 	default:
 		err = fmt.Errorf("there is no driver %q for power controllers; use redfish or ipmi", w.Driver)
 	}

@@ -11,7 +11,7 @@ import (
 )
 
 // ipmiLanplus speaks IPMI 2.0 over RMCP+. The library parses a stranger's bytes: a panic of it is an error.
-func ipmiLanplus(ctx context.Context, w Way, do Action) (p Power, err error) {
+func ipmiLanplus(ctx context.Context, w Way, do Action, still func(context.Context) error) (p Power, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			p, err = Unknown, fmt.Errorf("its answer broke the IPMI library: %v", r)
@@ -38,6 +38,11 @@ func ipmiLanplus(ctx context.Context, w Way, do Action) (p Power, err error) {
 		return Unknown, fmt.Errorf("no session: %w", err)
 	}
 	defer func() { _ = c.Close(ctx) }() // it expires by itself
+	if do != Read {
+		if err := still(ctx); err != nil {
+			return Unknown, fmt.Errorf("the order was not given: %w", err)
+		}
+	}
 	switch do {
 	case Read:
 		st, err := c.GetChassisStatus(ctx)

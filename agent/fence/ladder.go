@@ -83,6 +83,9 @@ type Command struct {
 	Way    int // index of the way
 	Do     Action
 	Within time.Duration
+	// Boot is filled in by the owner of the Ladder: a Cut is of this boot of the machine, and of no later one. A
+	// controller knows nothing of boots, so whoever carries it out looks once more, at the last moment (OperateIf).
+	Boot string
 }
 
 // Answer is the outcome of a command. Err is empty if it was done; Power is the answer to Read.

@@ -90,7 +90,7 @@ type redfishClient struct {
 	logout  string
 }
 
-func redfish(ctx context.Context, w Way, do Action) (Power, error) {
+func redfish(ctx context.Context, w Way, do Action, still func(context.Context) error) (Power, error) {
 	c := newRedfish(w)
 	defer c.close(ctx)
 	at, err := w.System, error(nil)
@@ -118,6 +118,9 @@ func redfish(ctx context.Context, w Way, do Action) (Power, error) {
 	order := map[Action]string{Cut: "ForceOff", SwitchOn: "On"}[do]
 	if order == "" {
 		return Unknown, fmt.Errorf("action %q is not known", do)
+	}
+	if err := still(ctx); err != nil {
+		return Unknown, fmt.Errorf("the order was not given: %w", err)
 	}
 	_, err = c.do(ctx, http.MethodPost, reset, map[string]string{"ResetType": order})
 	return Unknown, err

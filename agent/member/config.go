@@ -77,4 +77,6 @@ var (
 	ErrForeign   = errors.New("heartbeat of another cluster or of a node that is no member")
 	ErrAuth      = errors.New("heartbeat with a wrong authentication tag: sender has another cluster key, or was changed on the way")
 	ErrStale     = errors.New("heartbeat is a copy, late, or of an earlier boot")
+	// ErrBudget: it came from no peer's address, and too many of those came before it.
+	ErrBudget = errors.New("too many datagrams from strangers")
 )

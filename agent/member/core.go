@@ -2,22 +2,17 @@ package member
 
 import (
 	"cmp"
-	"crypto/hmac"
-	"crypto/sha256"
 	"fmt"
-	"hash"
 	"slices"
 	"time"
 )
 
 // Core is the state of one member. It is not safe for concurrent use: its driver owns it.
 type Core struct {
-	cfg         Config
-	self        incarnation
-	clusterHash uint64
-	mac         hash.Hash
-	sum         []byte
-	msg         message // scratch of decode
+	cfg  Config
+	self incarnation
+	authenticator
+	msg message // scratch of decode
 
 	peers      []*peer // sorted by name
 	byName     map[string]*peer
@@ -157,19 +152,15 @@ func New(cfg Config) *Core {
 	if cfg.Patience < 0 || cfg.Patience > patienceEvery {
 		panic(fmt.Sprintf("member: patience %v with a restarting agent, need at most %v", cfg.Patience, patienceEvery))
 	}
-	// The tag's key is bound to the use and the whole cluster id, of which the header has only a digest.
-	k := hmac.New(sha256.New, cfg.Key)
-	k.Write([]byte("skein heartbeat 1\x00" + cfg.ClusterID))
 	return &Core{
-		cfg:         cfg,
-		self:        incarnationOf(cfg.Self, cfg.BootID),
-		clusterHash: digest64("cluster", cfg.ClusterID),
-		mac:         hmac.New(sha256.New, k.Sum(nil)),
-		byName:      map[string]*peer{},
-		index:       map[incarnation]int{},
-		linkIDs:     map[string]uint8{},
-		refusing:    map[incarnation]bool{},
-		past:        map[incarnation]bool{},
+		cfg:           cfg,
+		self:          incarnationOf(cfg.Self, cfg.BootID),
+		authenticator: newAuthenticator(cfg.ClusterID, cfg.Key),
+		byName:        map[string]*peer{},
+		index:         map[incarnation]int{},
+		linkIDs:       map[string]uint8{},
+		refusing:      map[incarnation]bool{},
+		past:          map[incarnation]bool{},
 	}
 }
 

@@ -116,4 +116,6 @@
 // sequence numbers are taken, so that copies, replays and late arrivals are dropped. A different boot of a
 // known node counts (PeerView.NewBoot) only if it echoes what this very Core sent in the last ten
 // seconds: a recording of an earlier boot cannot.
+//
+// A Screen does the same checks where datagrams are received, so that a flood of them costs the Core nothing.
 package member

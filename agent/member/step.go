@@ -17,6 +17,20 @@ func (c *Core) Step(now time.Duration, link string, payload []byte) error {
 	if err != nil {
 		return err
 	}
+	return c.take(now, link, m)
+}
+
+// StepChecked is Step of what a Screen of the same cluster let through: its tag is not checked again.
+func (c *Core) StepChecked(now time.Duration, link string, d Checked) error {
+	c.wake(now)
+	m, err := c.parse(d.body)
+	if err != nil {
+		return err
+	}
+	return c.take(now, link, m)
+}
+
+func (c *Core) take(now time.Duration, link string, m *message) error {
 	p := c.byName[string(m.sender)]
 	if p == nil {
 		return fmt.Errorf("%w: %q", ErrForeign, m.sender)

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"hash"
 	"time"
 )
 
@@ -150,32 +151,68 @@ func (c *Core) appendTag(b []byte) []byte {
 	return append(b, c.sum[:tagSize]...)
 }
 
+// authenticator makes and checks the tags of one cluster's datagrams.
+type authenticator struct {
+	clusterHash uint64
+	mac         hash.Hash
+	sum         []byte
+}
+
+func newAuthenticator(clusterID string, key []byte) authenticator {
+	// The tag's key is bound to the use and the whole cluster id, of which the header has only a digest.
+	k := hmac.New(sha256.New, key)
+	k.Write([]byte("skein heartbeat 1\x00" + clusterID))
+	return authenticator{clusterHash: digest64("cluster", clusterID), mac: hmac.New(sha256.New, k.Sum(nil))}
+}
+
+// header checks what costs nothing: length, magic, version, cluster.
+func (a *authenticator) header(payload []byte) error {
+	if len(payload) < headerSize+tagSize || len(payload) > maxDatagram {
+		return fmt.Errorf("%w: %d bytes", ErrMalformed, len(payload))
+	}
+	if payload[0] != 'S' || payload[1] != 'k' {
+		return fmt.Errorf("%w: not a heartbeat", ErrMalformed)
+	}
+	if payload[2] != wireVersion {
+		return fmt.Errorf("%w: version %d, this node speaks %d", ErrMalformed, payload[2], wireVersion)
+	}
+	if binary.BigEndian.Uint64(payload[4:]) != a.clusterHash {
+		return ErrForeign
+	}
+	return nil
+}
+
+// tag checks the tag of a payload with a good header, and returns all before it.
+func (a *authenticator) tag(payload []byte) (body []byte, err error) {
+	body, tag := payload[:len(payload)-tagSize], payload[len(payload)-tagSize:]
+	a.mac.Reset()
+	a.mac.Write(body)
+	a.sum = a.mac.Sum(a.sum[:0])
+	if !hmac.Equal(tag, a.sum[:tagSize]) {
+		return nil, ErrAuth
+	}
+	return body, nil
+}
+
 // decode checks and reads payload into c.msg. The cluster is looked at before the tag because another
 // cluster has another key; everything else comes after the tag.
 func (c *Core) decode(payload []byte) (*message, error) {
-	if len(payload) < headerSize+tagSize || len(payload) > maxDatagram {
-		return nil, fmt.Errorf("%w: %d bytes", ErrMalformed, len(payload))
+	if err := c.header(payload); err != nil {
+		return nil, err
 	}
-	if payload[0] != 'S' || payload[1] != 'k' {
-		return nil, fmt.Errorf("%w: not a heartbeat", ErrMalformed)
+	body, err := c.tag(payload)
+	if err != nil {
+		return nil, err
 	}
-	if payload[2] != wireVersion {
-		return nil, fmt.Errorf("%w: version %d, this node speaks %d", ErrMalformed, payload[2], wireVersion)
-	}
-	if binary.BigEndian.Uint64(payload[4:]) != c.clusterHash {
-		return nil, ErrForeign
-	}
-	body, tag := payload[:len(payload)-tagSize], payload[len(payload)-tagSize:]
-	c.mac.Reset()
-	c.mac.Write(body)
-	c.sum = c.mac.Sum(c.sum[:0])
-	if !hmac.Equal(tag, c.sum[:tagSize]) {
-		return nil, ErrAuth
-	}
+	return c.parse(body)
+}
+
+// parse reads the body of a datagram whose header and tag are good into c.msg.
+func (c *Core) parse(body []byte) (*message, error) {
 	m := &c.msg
 	*m = message{entries: m.entries[:0], details: m.details[:0]}
 	r := reader{b: body[headerSize:]}
-	m.kind = payload[3]
+	m.kind = body[3]
 	m.sender, m.boot = r.str(), r.str()
 	m.link = r.byte()
 	m.seq, m.count = r.uvarint(), r.uvarint()

@@ -18,6 +18,9 @@ const MaxDatagram = 8192
 // the bulk traffic of services.
 const socketPriority = 6
 
+// receiveBuffer of each socket, bytes as the kernel counts them: some thousand datagrams.
+const receiveBuffer = 1 << 20
+
 // Heartbeats has one UDP socket for each port, bound to it: what is sent on a port leaves by that port or
 // not at all, whatever the routes say, and what is received came in there.
 type Heartbeats struct {
@@ -99,6 +102,11 @@ func openHeartbeat(link string, port uint16) (_ int, err error) {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, o.opt, o.value); err != nil {
 			return 0, fmt.Errorf("heartbeats on %s: socket option %d: %w", link, o.opt, err)
 		}
+	}
+	// A burst of whatever kind must not push out the heartbeats between. Without the right to more, the
+	// system's limit has to do.
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
 	}
 	if err := unix.BindToDevice(fd, link); err != nil {
 		return 0, fmt.Errorf("heartbeats: bind to link %s: %w", link, err)

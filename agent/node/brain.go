@@ -65,14 +65,16 @@ type Brain struct {
 	volumes map[uint64]func(ok bool, keys []takeover.Key, err error)
 	powers  map[uint64]func(fence.Answer) // orders to power controllers that are under way
 
-	mine     map[string]*assignment // by instance ID
-	order    []*assignment          // of mine, by ID: the same inputs have the same outputs
-	running  []runKey               // as last given to World.Run
-	ranOnce  bool
-	held     []Floating
-	heldTill time.Duration
-	heldOnce bool // World.Hold was called
-	routes   []Route
+	mine       map[string]*assignment // by instance ID
+	order      []*assignment          // of mine, by ID: the same inputs have the same outputs
+	running    []runKey               // as last given to World.Run
+	ranOnce    bool
+	held       []Floating
+	heldTill   time.Duration
+	heldOnce   bool          // World.Hold was called
+	clinging   time.Duration // since when World.Hold could not withdraw an address; 0: it could
+	clingTries int
+	routes     []Route
 
 	quietAt map[string]time.Duration // peer -> when World.Quiet was last called for it
 
@@ -116,7 +118,6 @@ type assignment struct {
 
 	ranSince time.Duration // since when it has been running without a break; 0: it is not
 	settled  bool          // it has been so for settleTime, at some time
-	hung     time.Duration // since when it should have ended; 0: it should not
 
 	reported bool
 	want     cluster.Status // newest, as reported or made up here
@@ -177,6 +178,17 @@ func (b *Brain) Datagram(link string, payload []byte) error {
 		return nil
 	}
 	if err := b.core.Step(b.world.Now(), link, payload); err != nil {
+		return fmt.Errorf("heartbeat on %s: %w", link, err)
+	}
+	return nil
+}
+
+// Checked is Datagram for what a member.Screen let through.
+func (b *Brain) Checked(link string, d member.Checked) error {
+	if b.ended != "" {
+		return nil
+	}
+	if err := b.core.StepChecked(b.world.Now(), link, d); err != nil {
 		return fmt.Errorf("heartbeat on %s: %w", link, err)
 	}
 	return nil
@@ -403,6 +415,9 @@ func (b *Brain) think() {
 	b.settle(now)
 	b.run()
 	b.hold()
+	if b.ended != "" {
+		return // the kernel refused for too long
+	}
 	b.flushStatuses(now)
 	b.lookAtLinks(now)
 	if b.leader {

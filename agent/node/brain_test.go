@@ -47,6 +47,7 @@ type stage struct {
 	frames  uint64
 
 	deafened bool // the brain hears nobody
+	refuses  bool // its kernel does not withdraw addresses
 	clings   bool // it cannot make sure that it answers nowhere
 }
 
@@ -78,9 +79,13 @@ func (s *stage) Commit(id uint64, t cluster.Txn) {
 	s.commits[id] = t
 }
 func (s *stage) Run(l []cluster.Instance) { s.run = l }
-func (s *stage) Hold(a []Floating, until time.Duration) {
+func (s *stage) Hold(a []Floating, until time.Duration) bool {
 	s.calls = append(s.calls, fmt.Sprintf("hold %d", len(a)))
+	if s.refuses && len(a) < len(s.held) {
+		return false
+	}
 	s.held, s.until = a, until
+	return true
 }
 func (s *stage) Routes(r []Route)            { s.routes = r }
 func (s *stage) Condemn(reason string)       { s.doomed = reason }

@@ -10,7 +10,8 @@
 //   - It holds a floating address only while it runs the instance that owns it, has cleared that
 //     instance's takeover (package takeover) and has a lease, and never beyond the end of that lease.
 //   - It withdraws an address before it reports that the instance ended, so that nobody is told that a
-//     slot is free while its address still answers.
+//     slot is free while its address still answers. If the kernel refuses, nothing is reported and no lease is
+//     renewed; it is tried again, and after a second this boot is condemned.
 //   - It condemns itself, once and for good, when its boot was declared lost, replaced or removed.
 //   - As coordinator it writes only by compare-and-swap; of two that believe to be it, one fails.
 //

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -117,6 +118,22 @@ func (b *Brain) fenceNode(now time.Duration, n *cluster.Node, p *member.PeerView
 	b.climb(now, f, n, fence.Input{Heard: p != nil && heard(p)})
 }
 
+// MayCut tells whether this node is still the one to cut the power of that very boot, as far as it knows. Whoever
+// carries a Cut out asks at the last moment: the order may have waited for a controller while this coordinator was
+// deposed, or the machine came back.
+func (b *Brain) MayCut(name, boot string) error {
+	switch {
+	case b.ended != "":
+		return errors.New(b.ended)
+	case b.state == nil || !b.leader:
+		return fmt.Errorf("%s is not the coordinator any more", b.self.Name)
+	}
+	if p := b.peerView(name, boot); p != nil && p.NewBoot != "" {
+		return fmt.Errorf("%s is heard in a new boot (%.8s)", name, p.NewBoot)
+	}
+	return cluster.MayCut(b.state.Node(name), b.state.Fence(name), boot, b.self.Name, b.self.BootID)
+}
+
 // needsOff tells whether something that this incarnation owned, or that waits for the end of it, is not content
 // with the end of its lease.
 func (b *Brain) needsOff(n *cluster.Node) bool {
@@ -215,6 +232,7 @@ func (b *Brain) writeFence(now time.Duration, f *fencing, rec cluster.Fence, con
 func (b *Brain) climb(now time.Duration, f *fencing, n *cluster.Node, in fence.Input) {
 	l, name := f.ladder, n.Name
 	for _, c := range l.Step(now, in) {
+		c.Boot = f.boot
 		b.power(name, c, func(a fence.Answer) {
 			if b.coord.fences[name] != f || f.ladder != l {
 				return // an answer to a coordinator that is no more

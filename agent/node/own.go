@@ -103,6 +103,21 @@ func (b *Brain) run() {
 	b.world.Run(list)
 }
 
+const (
+	// withdrawPatience is how long a withdrawal that the kernel refuses is tried again: a little longer than a lease.
+	// By then the address is dark all the same, since nothing is renewed meanwhile, and all others of the node
+	// with it. Such a node is of no use, and its end is proof for those who wait.
+	withdrawPatience = time.Second
+	// withdrawTries is how often at least, should each of them take long.
+	withdrawTries = 3
+)
+
+// keepsBack tells whether a status must not be committed yet: it would tell the others that an address is free
+// which the kernel may still answer on.
+func (b *Brain) keepsBack(a *assignment) bool {
+	return b.clinging > 0 && plan.HoldsFloating(&a.in) && b.statusOf(a).State != cluster.InstanceRunning
+}
+
 // withdraws tells whether an instance that has addresses is over, or on its way there. As long as this brain
 // has not told the kernel anything, the kernel may still answer on what an earlier agent of this boot held.
 func (b *Brain) withdraws() bool {
@@ -126,9 +141,19 @@ func (b *Brain) hold() {
 		}
 	}
 	same := reflect.DeepEqual(list, b.held) && (b.heldOnce || !b.withdraws())
-	if same && (len(list) == 0 || b.view.LeaseUntil == b.heldTill) {
+	if same && b.clinging == 0 && (len(list) == 0 || b.view.LeaseUntil == b.heldTill) {
 		return
 	}
 	b.held, b.heldTill, b.heldOnce = list, b.view.LeaseUntil, true
-	b.world.Hold(list, b.heldTill)
+	now := b.world.Now()
+	if b.world.Hold(list, b.heldTill) {
+		b.clinging, b.clingTries = 0, 0
+		return
+	}
+	if b.clingTries++; b.clinging == 0 {
+		b.clinging = now
+	}
+	if now-b.clinging >= withdrawPatience && b.clingTries >= withdrawTries {
+		b.condemn("the kernel does not withdraw a floating address of this node, which others are to answer on")
+	}
 }

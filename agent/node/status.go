@@ -61,7 +61,7 @@ func (b *Brain) flushStatuses(now time.Duration) {
 	var list []*assignment
 	urgent := false
 	for _, a := range b.order {
-		if a.dirty && len(list) < mostStatuses {
+		if a.dirty && len(list) < mostStatuses && !b.keepsBack(a) {
 			list = append(list, a)
 			urgent = urgent || a.urgent
 		}

@@ -44,8 +44,9 @@ type World interface {
 	Quiet(peer string)
 	// Hold is the complete list of floating addresses to answer on, and the deadline, on Now's clock, at
 	// which the kernel's guard must end that by itself. Called on each change and each renewal of the
-	// lease. An address that is left out must have stopped answering when Hold returns.
-	Hold(addrs []Floating, until time.Duration)
+	// lease. It returns true only if an address that is left out has stopped answering. If not, nothing was
+	// renewed: what may still answer ends with the deadline that was given last.
+	Hold(addrs []Floating, until time.Duration) bool
 	// Renounce has this boot answer on no floating address any more, whatever becomes of this agent: none is held
 	// when it returns true, and no later agent of this boot will hold one, or be a member at all. False: that
 	// could not be made sure of.

@@ -293,7 +293,7 @@ func (w *world) Run(list []cluster.Instance) {
 }
 
 // Hold imitates the kernel's guard: it answers until then, whatever the agent does.
-func (w *world) Hold(addrs []node.Floating, until time.Duration) {
+func (w *world) Hold(addrs []node.Floating, until time.Duration) bool {
 	m := w.m
 	clear(m.guard)
 	if m.sim.cfg.guardForever {
@@ -303,6 +303,7 @@ func (w *world) Hold(addrs []node.Floating, until time.Duration) {
 		m.guard[a.Addr] = until
 		m.sim.checkAnswer(m, a.Addr)
 	}
+	return true
 }
 
 // Quiet imitates programs that are started on a suspicion.
