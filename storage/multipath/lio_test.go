@@ -354,7 +354,10 @@ func TestLIOPaths(t *testing.T) {
 		return false
 	})
 	l.must(m.SetPaths(a.dev))
-	l.until("one path", func() bool { live, err := DM{}.Find(u.wwn); return err == nil && len(live.Table.Groups) == 1 && len(live.Table.Groups[0].Paths) == 1 })
+	l.until("one path", func() bool {
+		live, err := DM{}.Find(u.wwn)
+		return err == nil && len(live.Table.Groups) == 1 && len(live.Table.Groups[0].Paths) == 1
+	})
 	l.more(w)
 	l.must(m.SetPaths(a.dev, b.dev))
 	l.ups(m, 2)
