@@ -81,7 +81,11 @@ func dmCall(what string, request uintptr, wwn string, flags, targets uint32, pay
 	if h.Flags&unix.DM_BUFFER_FULL_FLAG != 0 {
 		return *h, nil, fmt.Errorf("%s map %s: the kernel's answer is longer than %d bytes", what, Name(wwn), len(buf))
 	}
-	return *h, buf[min(uint64(h.Data_start), uint64(len(buf))):min(uint64(h.Data_size), uint64(len(buf)))], nil
+	from, to := uint64(h.Data_start), uint64(h.Data_size)
+	if from > to || to > uint64(len(buf)) { // an answer that is a header only ends before the structure's padding
+		return *h, nil, nil
+	}
+	return *h, buf[from:to], nil
 }
 
 // line asks for the map's only target.
