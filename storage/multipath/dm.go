@@ -2,7 +2,6 @@ package multipath
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -213,17 +212,9 @@ func (DM) Message(wwn, text string) error {
 
 // Drain returns when nothing is under way on the map's paths any more, and leaves it without paths and without a queue:
 // all I/O fails. It is for a map that has been told to fail I/O; on one that queues, what waits is failed too.
-// The kernel waits as long as a command is under way, which SCSI's time limits bound; if the context ends
-// first, nothing is proven and Drain must be done again, which waits for the first to end.
-func (d DM) Drain(ctx context.Context, wwn string, sectors uint64) error {
-	done := make(chan error, 1)
-	go func() { done <- d.replace(wwn, Table{Sectors: sectors}, 0) }() // ends with the kernel's wait
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return fmt.Errorf("drain map %s: commands are still under way: %w", Name(wwn), ctx.Err())
-	}
+// The kernel waits as long as a command is under way, which SCSI's time limits bound.
+func (d DM) Drain(wwn string, sectors uint64) error {
+	return d.replace(wwn, Table{Sectors: sectors}, 0)
 }
 
 // Remove takes the map away. It fails with EBUSY if somebody has it open.

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -39,7 +40,9 @@ type lio struct {
 	t     testing.TB
 	undo  []func()
 	disks []*lioDisk
-	wwn   string
+	// slow: between the loop device and the target is a map that can hold writes back.
+	slow   bool
+	number string // of the loop device
 }
 
 // lioDisk is a path.
@@ -117,7 +120,7 @@ func (l *lio) unit(n int) *lioUnit {
 	u.loop = fmt.Sprintf("/dev/loop%d", k)
 	u.control(l, unix.LOOP_SET_FD, int(u.file.Fd()))
 	l.must(os.MkdirAll(u.core, 0o755))
-	l.write(u.core+"/control", "udev_path="+u.loop)
+	l.write(u.core+"/control", "udev_path="+l.below(u.loop))
 	l.write(u.core+"/wwn/vpd_unit_serial", fmt.Sprintf("6e9f4a%02x-3b1d-4c58-9d0e-8a7b6c5d4e3f", n))
 	l.write(u.core+"/enable", "1")
 	l.undo = append(l.undo, func() {
@@ -127,6 +130,84 @@ func (l *lio) unit(n int) *lioUnit {
 		u.file.Close()
 	})
 	return u
+}
+
+// below is what the target's disk lies on: the loop device, or with slow a map of it that can hold writes back.
+func (l *lio) below(loop string) string {
+	if !l.slow {
+		return loop
+	}
+	_, _, err := dmCall("make", unix.DM_DEV_CREATE, slowMap, 0, 0, nil)
+	l.must(err)
+	l.undo = append(l.undo, func() { l.must(DM{}.Remove(slowMap)) })
+	var st unix.Stat_t
+	l.must(unix.Stat(loop, &st))
+	l.number = fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
+	l.delay("linear", l.number+" 0")
+	h, _, err := dmCall("look at", unix.DM_DEV_STATUS, slowMap, 0, 0, nil)
+	l.must(err)
+	node, err := deviceNode(h.Dev)
+	l.must(err)
+	return node
+}
+
+const slowMap = "naa.slow"
+
+// delay puts another line in the place of the map below the target.
+func (l *lio) delay(kind, table string) {
+	l.t.Helper()
+	payload := make([]byte, unix.SizeofDmTargetSpec)
+	spec := (*unix.DmTargetSpec)(unsafe.Pointer(&payload[0]))
+	spec.Length = lioSize / SectorSize
+	copy(spec.Target_type[:], kind)
+	_, _, err := dmCall("load", unix.DM_TABLE_LOAD, slowMap, 0, 1, append(payload, table+"\x00\x00\x00\x00\x00\x00\x00\x00"...))
+	l.must(err)
+	_, _, err = dmCall("suspend", unix.DM_DEV_SUSPEND, slowMap, unix.DM_SUSPEND_FLAG|unix.DM_SKIP_LOCKFS_FLAG, 0, nil)
+	l.must(err)
+	l.must(DM{}.resume(slowMap))
+}
+
+// TestLIODrain: a write is under way at the target, which holds it back, when the claim ends. It is not drained until
+// that write has ended.
+func TestLIODrain(t *testing.T) {
+	l := newLIO(t)
+	l.slow = true
+	u := l.unit(0)
+	a := l.path(u, 0)
+	m := l.start(Config{WWN: u.wwn, Every: time.Hour}, a) // the first check is enough
+	l.ups(m, 1)
+	w := l.writer(m.Device())
+	l.more(w)
+	l.delay("delay", l.number+" 0 3600000")
+	l.until("write that is held back", func() bool {
+		_, data, err := dmCall("look at", unix.DM_TABLE_STATUS, slowMap, unix.DM_NOFLUSH_FLAG, 0, nil)
+		l.must(err)
+		f := strings.Fields(unix.ByteSliceToString(data[unix.SizeofDmTargetSpec:]))
+		return len(f) == 3 && f[1] == "1"
+	})
+	at := w.acked.Load()
+	l.must(m.FailQueue(l.ctx()))
+	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	defer cancel()
+	if err := m.Drain(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("drain while a write is under way: got %v, want %v", err, context.DeadlineExceeded)
+	}
+	if err := m.Open(); err == nil {
+		t.Error("opened while a write is under way")
+	}
+	l.delay("linear", l.number+" 0")
+	l.must(m.Drain(l.ctx()))
+	buf := make([]byte, 8)
+	_, err := u.file.ReadAt(buf, int64((at+1)%32)*slot)
+	l.must(err)
+	if got := binary.LittleEndian.Uint64(buf); got != at+1 {
+		t.Errorf("the write that was under way: the file has %d when drained, want %d", got, at+1)
+	}
+	<-w.done
+	if !errors.Is(w.err, unix.EIO) || w.acked.Load() != at+1 {
+		t.Errorf("the writer: got %v after %d, want %v after %d", w.err, w.acked.Load(), unix.EIO, at+1)
+	}
+	l.must(m.Remove())
 }
 
 func (u *lioUnit) control(l *lio, request uint, arg int) {

@@ -16,7 +16,7 @@ type Kernel interface {
 	Load(wwn string, t Table) (device string, err error)
 	Status(wwn string) (Status, error)
 	Message(wwn, text string) error
-	Drain(ctx context.Context, wwn string, sectors uint64) error
+	Drain(wwn string, sectors uint64) error
 	Remove(wwn string) error
 }
 
@@ -72,6 +72,7 @@ type Map struct {
 	admitCtx context.Context // ends when the map is closed
 	admitEnd context.CancelFunc
 	said     map[string]string
+	drains   *draining // nil: none under way
 }
 
 // probing is a check under way. late: its time is over, and the path was told to have failed.
@@ -180,6 +181,9 @@ func (m *Map) loop(ctx context.Context) {
 			return
 		case f := <-m.calls:
 			f()
+			if ctx.Err() != nil { // removed
+				return
+			}
 		case <-tick.C:
 			m.check(ctx)
 			if m.core.live != nil {
@@ -358,8 +362,10 @@ func (m *Map) FailQueue(ctx context.Context) error {
 
 // Drain returns nil when nothing of the closed map is queued or under way any more: no write of the former claim can
 // land from here. Only then may a new claim of this node register its key. An error proves nothing; call it again.
-// While it waits the map is not looked after, which a closed one need not be.
 func (m *Map) Drain(ctx context.Context) error {
+	if !m.State().Closed {
+		return fmt.Errorf("drain disk %s: its queue must be failed first (FailQueue)", m.cfg.WWN)
+	}
 	idle := make(chan struct{})
 	go func() { m.admits.Wait(); close(idle) }()
 	select {
@@ -367,6 +373,7 @@ func (m *Map) Drain(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("drain disk %s: an admission is still under way: %w", m.cfg.WWN, ctx.Err())
 	}
+	var d *draining
 	var out error
 	err := m.do(func() {
 		switch {
@@ -374,13 +381,48 @@ func (m *Map) Drain(ctx context.Context) error {
 			out = fmt.Errorf("drain disk %s: its queue must be failed first (FailQueue)", m.cfg.WWN)
 		case m.core.live == nil:
 		default:
-			if out = m.cfg.Kernel.Drain(ctx, m.cfg.WWN, m.sectors); out == nil {
-				m.core.Drained(m.sectors)
-			}
-			m.publish()
+			d = m.drain()
 		}
 	})
-	return errors.Join(err, out)
+	if err = errors.Join(err, out); err != nil || d == nil {
+		return err
+	}
+	select {
+	case <-d.done:
+		return d.err
+	case <-ctx.Done():
+		return fmt.Errorf("drain disk %s: commands are still under way: %w", m.cfg.WWN, ctx.Err())
+	case <-m.ended:
+		return errEnded
+	}
+}
+
+// draining is the kernel's wait for what is under way. There is one at a time: whoever asks again waits for it too,
+// which is as good, since the map has been closed all along.
+type draining struct {
+	done chan struct{}
+	err  error
+}
+
+func (m *Map) drain() *draining {
+	if m.drains != nil {
+		return m.drains
+	}
+	d := &draining{done: make(chan struct{})}
+	m.drains = d
+	sectors := m.sectors
+	go func() { // its owner is m.drains; it ends when the kernel's wait does
+		err := m.cfg.Kernel.Drain(m.cfg.WWN, sectors)
+		m.send(func() {
+			if err == nil {
+				m.core.Drained(sectors)
+			}
+			d.err, m.drains = err, nil
+			m.publish()
+			close(d.done)
+		})
+	}()
+	return d
 }
 
 // Open ends FailQueue and Drain: paths are checked, admitted (with the new claim's key) and used again. ErrOpen if
@@ -389,6 +431,10 @@ func (m *Map) Open() error {
 	var out error
 	err := m.do(func() {
 		if !m.core.closed {
+			return
+		}
+		if m.drains != nil {
+			out = fmt.Errorf("open disk %s again: commands of the former claim are still under way (Drain)", m.cfg.WWN)
 			return
 		}
 		live, err := m.cfg.Kernel.Find(m.cfg.WWN)
@@ -420,6 +466,7 @@ func (m *Map) Remove() error {
 			return
 		}
 		if out = m.cfg.Kernel.Remove(m.cfg.WWN); out == nil {
+			m.core.live = nil
 			m.end()
 		}
 	})
