@@ -35,6 +35,8 @@ const (
 	ReadCapabilities Op = "report capabilities"
 	ReadFullStatus   Op = "read full status"
 	ReadCapacity     Op = "read capacity"
+	ReadIdentity     Op = "inquiry, device identification"
+	ReadPortGroups   Op = "report target port groups"
 	ReadBlock        Op = "read"
 	WriteBlock       Op = "write"
 
@@ -70,7 +72,7 @@ type Answer struct {
 	Capabilities Capabilities // of ReadCapabilities
 	Registrants  []Registrant // of ReadFullStatus
 	Capacity     Capacity     // of ReadCapacity
-	Data         []byte       // of ReadBlock
+	Data         []byte       // of ReadBlock, ReadIdentity (VPD page 0x83), ReadPortGroups: as it came
 	// Attentions are unit attentions that were swallowed on the way, oldest first.
 	Attentions []Sense
 }
@@ -82,6 +84,12 @@ var outActions = map[Op]byte{Register: 0, Reserve: 1, Release: 2, Clear: 3, Pree
 // maxAnswer bounds what a disk may send, bytes: the allocation length of PERSISTENT RESERVE IN has 16 bits. READ
 // KEYS of 8,000 nexuses fits.
 const maxAnswer = 1<<16 - 1
+
+// Room for answers that are not asked for twice, bytes. Names of one unit and groups of one target are few.
+const (
+	identityRoom   = 2048
+	portGroupsRoom = 8192
+)
 
 // wire is a command as bytes.
 type wire struct {
@@ -124,6 +132,15 @@ func (c Command) encode(alloc int) (wire, error) {
 	switch c.Op {
 	case TestUnitReady:
 		return wire{cdb: make([]byte, 6)}, nil
+	case ReadIdentity: // INQUIRY of the device identification page, SPC-4 6.6 and 7.8.6
+		w := wire{cdb: []byte{0x12, 1, 0x83, 0, 0, 0}, want: identityRoom}
+		binary.BigEndian.PutUint16(w.cdb[3:], identityRoom)
+		return w, nil
+	case ReadPortGroups: // REPORT TARGET PORT GROUPS, SPC-4 6.37, in its short form, which all targets with ALUA have
+		w := wire{cdb: make([]byte, 12), want: portGroupsRoom}
+		w.cdb[0], w.cdb[1] = 0xa3, 0x0a
+		binary.BigEndian.PutUint32(w.cdb[6:], portGroupsRoom)
+		return w, nil
 	case ReadCapacity: // READ CAPACITY(16), SBC-3 5.16
 		w := wire{cdb: make([]byte, 16), want: 32}
 		w.cdb[0], w.cdb[1], w.cdb[13] = 0x9e, 0x10, 32

@@ -183,6 +183,8 @@ func (c Command) parse(data []byte) (a Answer, err error) {
 		a.Registrants, err = parseFullStatus(data)
 	case ReadCapacity:
 		a.Capacity, err = parseCapacity(data)
+	case ReadIdentity, ReadPortGroups:
+		a.Data = data
 	case ReadBlock:
 		if a.Data = data; len(data) != c.Size {
 			err = errShort
