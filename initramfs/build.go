@@ -78,14 +78,16 @@ type Options struct {
 	Profile string
 	// Modules are wanted on top of the profile's.
 	Modules []string
-	// Tools are the C programs to put in: crun, mke2fs, e2fsck. crun if nil.
+	// Tools are the C programs to put in; DefaultTools if nil.
 	Tools []string
 	// Log gets progress, a line each.
 	Log io.Writer
 }
 
 // DefaultTools are put in if Options.Tools is nil.
-var DefaultTools = []string{"crun"}
+var DefaultTools = []string{
+	"crun", "iscsid", "iscsiadm", "mke2fs", "e2fsck", "resize2fs", "mkfs.xfs", "xfs_repair",
+}
 
 // layout is part of the input sum: raise it when this package makes other bytes of the same input.
 const layout = "skein initramfs 2"
@@ -234,10 +236,14 @@ func inputSum(o Options, skeind []byte) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	later, err := kernel.OnDemand(o.Profile)
+	if err != nil {
+		return "", err
+	}
 	if _, err := toolPackages(o.Tools); err != nil {
 		return "", err
 	}
-	data, err := json.Marshal([]any{layout, sum(skeind), o.Archive.Pins, o.Profile, modules, o.Modules, o.Tools, outputNames(o.Formats)})
+	data, err := json.Marshal([]any{layout, sum(skeind), o.Archive.Pins, o.Profile, modules, later, o.Modules, o.Tools, outputNames(o.Formats)})
 	if err != nil {
 		return "", err
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -30,11 +31,23 @@ var libc = []string{"libc6"}
 var programs = map[string]program{
 	"crun": {"/usr/bin/crun", "crun", []string{
 		"libsystemd0", "libseccomp2", "libcap2", "libyajl2", "libgcrypt20", "libgpg-error0", "liblzma5", "libzstd1", "liblz4-1"}},
-	"mke2fs": {"/sbin/mke2fs", "e2fsprogs", e2libs},
-	"e2fsck": {"/sbin/e2fsck", "e2fsprogs", e2libs},
+	"mke2fs":     {"/sbin/mke2fs", "e2fsprogs", e2libs},
+	"e2fsck":     {"/sbin/e2fsck", "e2fsprogs", e2libs},
+	"resize2fs":  {"/sbin/resize2fs", "e2fsprogs", e2libs},
+	"mkfs.xfs":   {"/sbin/mkfs.xfs", "xfsprogs", xfslibs},
+	"xfs_repair": {"/sbin/xfs_repair", "xfsprogs", xfslibs},
+	"iscsid":     {"/sbin/iscsid", "open-iscsi", iscsilibs},
+	"iscsiadm":   {"/usr/bin/iscsiadm", "open-iscsi", iscsilibs},
 }
 
-var e2libs = []string{"libext2fs2", "libcom-err2", "libblkid1", "libuuid1"}
+var (
+	e2libs    = []string{"libext2fs2", "libcom-err2", "libblkid1", "libuuid1"}
+	xfslibs   = []string{"libblkid1", "libuuid1", "libinih1", "liburcu8"}
+	iscsilibs = []string{
+		"libopeniscsiusr", "libisns0", "libssl3", "libkmod2", "libmount1", "libblkid1", "libselinux1", "libpcre2-8-0",
+		"libsystemd0", "libcap2", "libgcrypt20", "libgpg-error0", "liblzma5", "libzstd1", "liblz4-1",
+	}
+)
 
 const certificates = "ca-certificates"
 
@@ -58,7 +71,7 @@ func toolPackages(tools []string) ([]string, error) {
 	for _, t := range tools {
 		p, ok := programs[t]
 		if !ok {
-			return nil, fmt.Errorf("no tool %q; there is: crun, mke2fs, e2fsck", t)
+			return nil, fmt.Errorf("no tool %q; there is: %s", t, strings.Join(slices.Sorted(maps.Keys(programs)), ", "))
 		}
 		names = append(append(names, p.pkg), p.packages...)
 	}
@@ -129,10 +142,12 @@ func (c *content) addBase(context.Context, Options) error {
 	return c.tree.Link("init", "bin/skeind")
 }
 
-// moduleList is /etc/skein/modules.json: what PID 1 loads, in this order.
+// moduleList is /etc/skein/modules.json: what PID 1 loads, in this order, and what is loaded when it is
+// needed (package storage/modules), because it would make every boot longer.
 type moduleList struct {
 	Kernel string   `json:"kernel"`
-	Load   []string `json:"load"` // relative to /lib/modules/<kernel>/
+	Load   []string `json:"load"`   // relative to /lib/modules/<kernel>/
+	Demand []string `json:"demand"` // as Load, each after those it depends on that are not in Load
 }
 
 func (c *content) addKernel(ctx context.Context, o Options) error {
@@ -157,14 +172,26 @@ func (c *content) addKernel(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	later, err := kernel.OnDemand(o.Profile)
+	if err != nil {
+		return err
+	}
+	all, err := mods.Closure(slices.Concat(wanted, o.Modules, later)) // begins with load
+	if err != nil {
+		return err
+	}
 	list := moduleList{Kernel: mods.Version}
-	for _, m := range load {
-		list.Load = append(list.Load, m.Path)
+	for i, m := range all {
+		if i < len(load) {
+			list.Load = append(list.Load, m.Path)
+		} else {
+			list.Demand = append(list.Demand, m.Path)
+		}
 		if err := c.tree.File(path.Join("/lib/modules", mods.Version, m.Path), 0o644, m.Data); err != nil {
 			return err
 		}
 	}
-	c.modules = len(load)
+	c.modules = len(all)
 	data, err := json.MarshalIndent(list, "", "  ")
 	if err != nil {
 		return err

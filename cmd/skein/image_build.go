@@ -66,7 +66,7 @@ iPXE programs that old firmware loads first; uki is all in one program for UEFI,
 	fl.StringSliceVar(&formats, "format", []string{"lab", "pxe", "uki"}, "what to write: lab, pxe, uki")
 	fl.StringVar(&profile, "profile", "virtual", "kind of machine, which decides the kernel modules")
 	fl.StringSliceVar(&modules, "modules", nil, "further kernel modules")
-	fl.StringSliceVar(&tools, "tools", initramfs.DefaultTools, "C programs to put in: crun, mke2fs, e2fsck")
+	fl.StringSliceVar(&tools, "tools", initramfs.DefaultTools, "C programs to put in")
 	cmd.PreRunE = func(*cobra.Command, []string) error {
 		if out == "" {
 			out = filepath.Join(cache, "image")
