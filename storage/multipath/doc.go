@@ -20,8 +20,8 @@
 //
 // # Reservations through the map
 //
-// The kernel sends a REGISTER for the map down every path of its first group only after another, and RESERVE,
-// RELEASE, PREEMPT and CLEAR down one path, whichever it uses at the moment (dm_pr_ops in drivers/md/dm.c). A path that
+// The kernel sends a REGISTER for the map down every path, one after another, and RESERVE, RELEASE, PREEMPT and CLEAR
+// down one path, whichever it uses at the moment (dm_pr_ops in drivers/md/dm.c). A path that
 // fails in between leaves some paths registered and some not. So registrations are not made through the map here:
 // Admit registers each path by its own device (package reserve), and what is asked of the disk as a whole goes
 // down such paths too. A refused write (EBADE, reservation conflict) goes straight to the writer: the kernel neither

@@ -49,7 +49,7 @@ func TestName(t *testing.T) {
 	}
 }
 
-// What a kernel 6.1 said.
+// In the form that kernel 6.1 uses, as multipath tools show it.
 const (
 	statusLine = "2 0 0 0 2 1 A 0 1 2 8:16 A 0 0 1 E 0 1 2 8:0 F 3 0 1 "
 	tableLine  = "1 queue_if_no_path 0 2 1 service-time 0 1 2 8:16 1 1 service-time 0 1 2 8:0 1 1 "

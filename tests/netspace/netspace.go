@@ -24,6 +24,9 @@ var missing string
 // Main is a package's TestMain: it runs the tests in a namespace of their own, so that every thread is there.
 func Main(m *testing.M) {
 	if os.Getenv(inside) != "" {
+		if err := up("lo"); err != nil {
+			missing = fmt.Sprintf("cannot bring up the loopback of a network namespace: %v", err)
+		}
 		os.Exit(m.Run())
 	}
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
@@ -46,14 +49,11 @@ func Main(m *testing.M) {
 	}
 }
 
-// Need skips a test that must have a namespace, and brings the loopback up.
+// Need skips a test that must have a namespace.
 func Need(t testing.TB) {
 	t.Helper()
 	if missing != "" {
 		t.Skip(missing)
-	}
-	if err := up("lo"); err != nil {
-		t.Fatal(err)
 	}
 }
 
