@@ -217,8 +217,9 @@ type judgement struct {
 // restoration is what a restored ledger must say before anybody reads it.
 type restoration struct {
 	Incarnation uint64            `json:"incarnation"`
-	From        int64             `json:"from"`  // revision
-	Boots       map[string]string `json:"boots"` // in which the machines asked, by node
+	From        int64             `json:"from"`           // revision
+	Boots       map[string]string `json:"boots"`          // in which the machines asked, by node
+	Disk        string            `json:"disk,omitempty"` // it comes from the cluster disk, and why
 }
 
 // judge decides on what the member's own copy of the ledger says.
@@ -459,6 +460,10 @@ func (s *Store) announceRestored(ctx context.Context, v *voter, r restoration) e
 		Text: fmt.Sprintf("the ledger was restored on %s alone, as its incarnation %d", s.cfg.Name, meta.Incarnation),
 		Why: fmt.Sprintf("it had lost its majority for good: %s restarted and every other node follows %s; what only the lost voters knew is lost",
 			strings.Join(restarted, ", "), s.cfg.Name)}
+	if r.Disk != "" {
+		event.Text = fmt.Sprintf("the ledger was restored on %s from the cluster disk, as its incarnation %d, from revision %d", s.cfg.Name, meta.Incarnation, r.From)
+		event.Why = r.Disk
+	}
 	if err := errors.Join(put(cluster.KeyMeta, meta), put(s.eventKey(), event)); err != nil {
 		return err
 	}

@@ -170,6 +170,28 @@ func (s *Slot) Append(list []Change) error {
 	return nil
 }
 
+// Confirm has the header name the incarnation of the copy. lead tells that this node may write it: it is the
+// coordinator, so nobody else does. ErrFenced: the header is of a later one, so another cluster has the disk.
+func (s *Slot) Confirm(lead bool) error {
+	if err := s.disk.readHeader(); err != nil {
+		return fmt.Errorf("header of the cluster disk: %w", err)
+	}
+	h := s.disk.header
+	switch inc := s.at.Incarnation; {
+	case !s.whole:
+		return fmt.Errorf("slot %d has no copy", s.index)
+	case h.Incarnation > inc:
+		return fmt.Errorf("the cluster disk is in incarnation %d, and this node's ledger in %d: %w", h.Incarnation, inc, ErrFenced)
+	case h.Incarnation == inc:
+		return nil
+	case !lead:
+		return fmt.Errorf("the cluster disk is still in incarnation %d, and the ledger in %d: the coordinator writes the header", h.Incarnation, inc)
+	default:
+		h.Incarnation, h.Members = inc, []string{s.owner.Node}
+		return s.disk.WriteHeader(h)
+	}
+}
+
 // Revision is the newest that is in the slot for good.
 func (s *Slot) Revision() int64 { return s.life.Revision }
 
