@@ -137,12 +137,20 @@ type Registry interface {
 func Seize(ctx context.Context, d *Disk, keys Registry, slot int, o Owner, choose func(*Contents) (*Ledger, error)) (*Slot, *Ledger, error) {
 	gen, err := d.NextGeneration()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("take the cluster disk: %w", err)
 	}
-	o.Generation = max(gen, o.Generation)
-	own := takeover.Key{Node: o.Number, Epoch: o.Generation}
-	t := NewTake(own)
-	var s *Slot
+	o.Generation = gen
+	return seize(ctx, d, keys, nil, slot, o, NewTake(takeover.Key{Node: o.Number, Epoch: o.Generation}), choose)
+}
+
+// SeizeAgain is Seize for one of two members that no longer hears the other: it has its slot and is registered, and
+// does not register again, for if its key is gone, the other was faster.
+func SeizeAgain(ctx context.Context, d *Disk, keys Registry, s *Slot, choose func(*Contents) (*Ledger, error)) (*Slot, *Ledger, error) {
+	return seize(ctx, d, keys, s, s.index, s.owner, ResumeTake(takeover.Key{Node: s.owner.Number, Epoch: s.owner.Generation}), choose)
+}
+
+func seize(ctx context.Context, d *Disk, keys Registry, s *Slot, slot int, o Owner, t Take, choose func(*Contents) (*Ledger, error)) (*Slot, *Ledger, error) {
+	own := t.own
 	var l *Ledger
 	for {
 		var ok bool
@@ -165,7 +173,7 @@ func Seize(ctx context.Context, d *Disk, keys Registry, slot int, o Owner, choos
 				if err == nil && l.Incarnation <= c.Header.Incarnation {
 					err = fmt.Errorf("incarnation %d does not follow %d", l.Incarnation, c.Header.Incarnation)
 				}
-				if err == nil {
+				if err == nil && s == nil {
 					s, err = d.Claim(slot, o)
 				}
 				ok = err == nil

@@ -32,6 +32,10 @@ type Take struct {
 // NewTake begins. The key's epoch is the generation of the claim that is about to be made.
 func NewTake(own takeover.Key) Take { return Take{own: own, next: TakeRegister} }
 
+// ResumeTake begins for a node that is registered in this boot already, as one of two that fell silent to each other.
+// It never registers: a key that is not there any more was preempted, and the other one has the disk.
+func ResumeTake(own takeover.Key) Take { return Take{own: own, next: TakeKeys} }
+
 // Next is the operation that is due, and its victim if it is TakePreempt.
 func (t *Take) Next() (TakeOp, takeover.Key) { return t.next, t.victim }
 
