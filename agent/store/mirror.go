@@ -155,24 +155,34 @@ func (m *mirror) await(ctx context.Context, revision int64) error {
 func (m *mirror) status() MirrorStatus {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	st := MirrorStatus{Attached: true, Revision: m.revision, Detached: m.detached, Fenced: m.fenced != nil, Err: m.err}
+	st := MirrorStatus{Attached: m.cfg.Slot != nil, Revision: m.revision, Detached: m.detached, Fenced: m.fenced != nil, Err: m.err}
 	if !m.late.IsZero() {
 		st.Behind = time.Since(m.late)
 	}
 	return st
 }
 
-// Attach begins to keep the ledger on the cluster disk: from the first copy on, commits wait for it.
-func (s *Store) Attach(cfg MirrorConfig) error {
-	m := newMirror(cfg)
+// Expect says that this cluster has a cluster disk: from now on this node, if it votes, acknowledges nothing that
+// is not there, though it has no slot yet. It may be called again.
+func (s *Store) Expect(detachAfter time.Duration) {
 	s.mu.Lock()
-	if s.mirror != nil {
-		s.mu.Unlock()
+	defer s.mu.Unlock()
+	if s.mirror == nil {
+		s.mirror = newMirror(MirrorConfig{DetachAfter: detachAfter})
+	}
+}
+
+// Attach begins to keep the ledger on the cluster disk: from now on commits wait for it.
+func (s *Store) Attach(cfg MirrorConfig) error {
+	s.Expect(cfg.DetachAfter)
+	m := s.disk()
+	m.mu.Lock()
+	if m.cfg.Slot != nil {
+		m.mu.Unlock()
 		return errors.New("the ledger is on a cluster disk already")
 	}
-	s.mirror = m
-	s.announce()
-	s.mu.Unlock()
+	m.cfg = cfg
+	m.mu.Unlock()
 	s.wg.Go(func() { s.runMirror(s.ctx, m) })
 	return nil
 }
@@ -373,6 +383,15 @@ func (s *Store) rebase(ctx context.Context, m *mirror, v *voter) (revision int64
 		s.cfg.Log.Info("the ledger is on the cluster disk again", "revision", l.Revision)
 	}
 	return l.Revision, nil
+}
+
+// Copy is all that this node's member has applied.
+func (s *Store) Copy(ctx context.Context) (*clusterdisk.Ledger, error) {
+	v := s.voter()
+	if v == nil {
+		return nil, errors.New("this node has no copy of the ledger")
+	}
+	return v.copyOf(ctx)
 }
 
 // copyOf is all that the member has applied.

@@ -288,7 +288,13 @@ func TestCommitWaitsForTheDisk(t *testing.T) {
 	s := tc.bootstrap(ctx)
 	client := tc.closing(OpenClient(ctx, tc.config(2, 0), s.Endpoints()))
 	slot := &slowSlot{}
-	slot.set(true, nil)
+	s.Expect(0)
+	short, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+	defer cancel()
+	n := tc.node(7, 0, cluster.NodeOnline)
+	if _, _, err := s.Commit(short, put(n, 0)); err == nil || s.Mirror().Attached {
+		t.Errorf("acknowledged (%v) by a voter that has no slot yet", err)
+	}
 	if err := s.Attach(MirrorConfig{Slot: slot}); err != nil {
 		t.Fatal(err)
 	}
@@ -297,9 +303,12 @@ func TestCommitWaitsForTheDisk(t *testing.T) {
 	}
 	for i, from := range []*Store{s, client} {
 		img := cluster.Image{Ref: fmt.Sprintf("demo/%d:1", i)}
-		if i > 0 {
-			slot.set(true, nil)
+		for s.Mirror().Revision == 0 { // the first copy
+			if !pause(ctx, time.Millisecond) {
+				t.Fatal("no copy")
+			}
 		}
+		slot.set(true, nil)
 		done := make(chan error, 1)
 		go func() {
 			_, _, err := from.Commit(ctx, cluster.Txn{Puts: []cluster.Put{{Key: img.Key(), Value: img}}})
