@@ -78,7 +78,7 @@ func (s *Store) Commit(ctx context.Context, t cluster.Txn) (rev int64, ok bool, 
 			if err != nil {
 				return err
 			}
-			if v := s.voter(); v != nil && c == v.client { // others are held up at their server
+			if ctx.Value(atOwn{}) != nil { // others are held up at their server
 				if err := s.durable(ctx, r.Header.Revision); err != nil {
 					return err
 				}

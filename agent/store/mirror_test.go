@@ -171,7 +171,11 @@ func TestTotalPowerLoss(t *testing.T) {
 			t.Errorf("life %d: the disk ends at revision %d, and %d was acknowledged", life, from, highest)
 		}
 		boots := map[string]string{}
+		absent := 1 + (restorer+life)%3 // comes later
 		for i := 1; i <= 3; i++ {
+			if i == absent {
+				continue
+			}
 			boots[fmt.Sprintf("n%d", i)] = bootID(i, boot)
 		}
 		s, err := RestoreCopy(ctx, tc.config(restorer, boot), l, Restoration{From: from, Boots: boots, Why: "all voters lost power", Mirror: MirrorConfig{Slot: slot}})
@@ -185,6 +189,11 @@ func TestTotalPowerLoss(t *testing.T) {
 		}
 		if st.Revision < highest+revisionBump {
 			t.Errorf("life %d: revision %d, want more than %d: a later epoch could be one that was given out", life, st.Revision, highest+revisionBump)
+		}
+		for _, n := range st.Nodes {
+			if lost := n.State == cluster.NodeLost; lost != (n.Name == fmt.Sprintf("n%d", absent)) || !lost && n.BootID != boots[n.Name] {
+				t.Errorf("life %d: %s is %s in boot %s", life, n.Name, n.State, n.BootID)
+			}
 		}
 		got := map[string]cluster.Image{}
 		for _, img := range st.Images {
@@ -210,6 +219,8 @@ func TestTotalPowerLoss(t *testing.T) {
 			if i == restorer {
 				continue
 			}
+			n := tc.node(i, boot, cluster.NodeOnline) // admitted
+			mustCommit(t, ctx, s, cluster.Txn{Puts: []cluster.Put{{Key: n.Key(), Value: n}}})
 			o := tc.closing(JoinVoter(ctx, tc.config(i, boot), s.Endpoints()))
 			if err := o.Attach(MirrorConfig{Slot: disk.claim(i, boot)}); err != nil {
 				t.Fatal(err)

@@ -454,6 +454,14 @@ func (s *Store) announceRestored(ctx context.Context, v *voter, r restoration) e
 			if err := put(n.Key(), n); err != nil {
 				return err
 			}
+		} else if !ok && r.Disk != "" {
+			// All lost power, so this one is off, and nothing is to be given to it before it comes back. If it is
+			// not off, it was shut off from the disk, and this boot of it does not come back.
+			n.State, n.Reason = cluster.NodeLost, "it was not there when the ledger was restored from the cluster disk"
+			n.Voter, n.MemberID = false, 0
+			if err := put(n.Key(), n); err != nil {
+				return err
+			}
 		}
 	}
 	event := cluster.Event{Time: time.Now(), Node: s.cfg.Name, Kind: cluster.EventCluster, Subject: s.cfg.Name,

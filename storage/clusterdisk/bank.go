@@ -4,12 +4,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	mathrand "math/rand/v2"
 	"time"
 )
 
 // bankHead is the first block of a bank. It is written when what it speaks of is there.
 type bankHead struct {
 	Sequence    uint64    `json:"sequence"` // of all writings of banks of this slot
+	Salt        uint64    `json:"salt"`     // random: what an earlier writing left behind is not of this one
 	Node        string    `json:"node"`
 	Generation  uint64    `json:"generation"`
 	Incarnation uint64    `json:"incarnation"`
@@ -26,17 +28,17 @@ type copyIn struct {
 	end     int64  // where the next would be, from the bank's start
 }
 
-// recordHead precedes a sealed record: magic, length of what is sealed, the bank's sequence, the record's index.
+// recordHead precedes a sealed record: magic, length of what is sealed, the bank's salt, the record's index.
 const (
 	recordMagic = "SKRC"
 	recordHead  = 24
 )
 
 // about is what a sealed record is bound to, so that one cannot stand in another's place.
-func about(b bank, sequence, index uint64) []byte {
+func about(b bank, salt, index uint64) []byte {
 	var a []byte
 	a = binary.BigEndian.AppendUint64(a, uint64(b.off))
-	a = binary.BigEndian.AppendUint64(a, sequence)
+	a = binary.BigEndian.AppendUint64(a, salt)
 	return binary.BigEndian.AppendUint64(a, index)
 }
 
@@ -49,7 +51,8 @@ var ErrTooSmall = errors.New("the cluster disk is too small for the ledger")
 // writeCopy replaces what is in a bank. Until it returns the bank may be worth nothing. room is what must be left for
 // records, bytes.
 func (d *Disk) writeCopy(b bank, h bankHead, l *Ledger, room int64) (copyIn, error) {
-	sealed, err := seal(d.key, l.encode(), about(b, h.Sequence, theCopy))
+	h.Salt = mathrand.Uint64()
+	sealed, err := seal(d.key, l.encode(), about(b, h.Salt, theCopy))
 	if err != nil {
 		return copyIn{}, err
 	}
@@ -74,7 +77,7 @@ func (d *Disk) writeCopy(b bank, h bankHead, l *Ledger, room int64) (copyIn, err
 			return copyIn{}, err
 		}
 	}
-	// The record that was once behind the copy is of another sequence, so nobody takes it for the next.
+	// The record that was once behind the copy has another salt, so nobody takes it for the next.
 	if err := d.dev.Flush(); err != nil {
 		return copyIn{}, err
 	}
@@ -88,7 +91,7 @@ var errFull = errors.New("there is no room for another record")
 
 // appendRecord writes the next record and flushes.
 func (d *Disk) appendRecord(b bank, c *copyIn, list []Change) error {
-	sealed, err := seal(d.key, encodeChanges(list), about(b, c.Sequence, c.records))
+	sealed, err := seal(d.key, encodeChanges(list), about(b, c.Salt, c.records))
 	if err != nil {
 		return err
 	}
@@ -99,7 +102,7 @@ func (d *Disk) appendRecord(b bank, c *copyIn, list []Change) error {
 	data := make([]byte, n)
 	copy(data, recordMagic)
 	binary.BigEndian.PutUint32(data[4:], uint32(len(sealed)))
-	binary.BigEndian.PutUint64(data[8:], c.Sequence)
+	binary.BigEndian.PutUint64(data[8:], c.Salt)
 	binary.BigEndian.PutUint64(data[16:], c.records)
 	copy(data[recordHead:], sealed)
 	if err := d.write(data, b.off+c.end); err != nil {
@@ -110,7 +113,7 @@ func (d *Disk) appendRecord(b bank, c *copyIn, list []Change) error {
 	return nil
 }
 
-// readBank reads a copy and all records that follow it. A record that is torn, or is one of an older sequence, is
+// readBank reads a copy and all records that follow it. A record that is torn, or is one of an earlier writing, is
 // the end.
 func (d *Disk) readBank(b bank) (*copyIn, error) {
 	head, err := d.read(b.off, Block)
@@ -128,7 +131,7 @@ func (d *Disk) readBank(b bank) (*copyIn, error) {
 	if err != nil {
 		return nil, err
 	}
-	raw, err := open(d.key, data[:c.Length], about(b, c.Sequence, theCopy))
+	raw, err := open(d.key, data[:c.Length], about(b, c.Salt, theCopy))
 	if err != nil {
 		return nil, fmt.Errorf("the copy of the ledger at revision %d is damaged: %w", c.Revision, err)
 	}
@@ -167,7 +170,7 @@ func (d *Disk) readRecord(b bank, c *copyIn) (list []Change, n int64, err error)
 	}
 	length := int64(binary.BigEndian.Uint32(data[4:]))
 	n = up(recordHead + length)
-	if string(data[:4]) != recordMagic || binary.BigEndian.Uint64(data[8:]) != c.Sequence ||
+	if string(data[:4]) != recordMagic || binary.BigEndian.Uint64(data[8:]) != c.Salt ||
 		binary.BigEndian.Uint64(data[16:]) != c.records || c.end+n > b.size {
 		return nil, 0, nil
 	}
@@ -176,7 +179,7 @@ func (d *Disk) readRecord(b bank, c *copyIn) (list []Change, n int64, err error)
 			return nil, 0, err
 		}
 	}
-	raw, err := open(d.key, data[recordHead:recordHead+length], about(b, c.Sequence, c.records))
+	raw, err := open(d.key, data[recordHead:recordHead+length], about(b, c.Salt, c.records))
 	if err != nil {
 		return nil, 0, nil // torn: nobody was told that it is there
 	}

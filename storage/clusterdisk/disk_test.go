@@ -512,3 +512,24 @@ func FuzzDisk(f *testing.F) {
 		}
 	})
 }
+
+// What an earlier copy in the same place left behind is not taken for records of the new one, though the same number
+// of writings led there.
+func TestLeftOversAreNotRecords(t *testing.T) {
+	dev := newFake(MinSize)
+	d := format(t, dev)
+	l, _ := history(&Ledger{Incarnation: 1, Revision: 5}, 3)
+	_, list := history(l, 3)
+	b := d.slotBank(0, 0)
+	c := get(d.writeCopy(b, bankHead{Sequence: 5}, l, 0))
+	for i := range list {
+		noError(t, d.appendRecord(b, &c, list[i:i+1]))
+	}
+	again := get(d.writeCopy(b, bankHead{Sequence: 5}, l, 0))
+	if again.end != Block+up(again.Length) {
+		t.Fatalf("the new copy ends at %d", again.end)
+	}
+	if got := get(d.readBank(b)); got.records != 0 || got.Revision != l.Revision {
+		t.Errorf("read %d records and revision %d, want none and %d", got.records, got.Revision, l.Revision)
+	}
+}
