@@ -89,6 +89,9 @@ func (a *Agent) look(ctx context.Context, token []byte) (e clusterdisk.Evidence,
 	if err != nil {
 		return e, nil, fmt.Errorf("read the kernel's command line: %w", err)
 	}
+	if e.Order, err = clusterdisk.ReadOrder(string(cmdline)); err != nil {
+		a.log.Error("no order to restore the ledger", "err", err)
+	}
 	wanted := strings.Contains(string(cmdline), sanParameter)
 	if wanted {
 		e.Missing = []string{"the storage network that " + strings.TrimSuffix(sanParameter, "=") + " names cannot be used yet"}

@@ -124,7 +124,11 @@ func TestTotalPowerLoss(t *testing.T) {
 	}
 	acked := map[string]cluster.Image{} // by ref; Revision is that of the acknowledgement
 	highest := int64(0)
-	for life := range 2 {
+	lives := 2
+	if testing.Short() {
+		lives = 1
+	}
+	for life := range lives {
 		var mu sync.Mutex
 		var wg sync.WaitGroup
 		stop, off := context.WithCancel(ctx)

@@ -2,6 +2,7 @@ package clusterdisk
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/skein-os/skein/agent/takeover"
@@ -34,7 +35,7 @@ type Machine struct {
 	Fresh                   bool // it is in no cluster in this boot
 }
 
-// Found on one disk. Contents or Err is set.
+// FoundDisk is what was found on one disk. Contents or Err is set.
 type FoundDisk struct {
 	Name     string // for people
 	WWN      string
@@ -42,6 +43,25 @@ type FoundDisk struct {
 	Err      error          // ErrForeign and ErrBlank are not of the kind that is looked for, and left out by the caller
 	Voters   []Voter        // of Contents.Newest
 	Keys     []takeover.Key // registered at the disk, of this cluster: node and generation
+}
+
+// OrderParameter on the kernel's command line, with the incarnation of the disk's header, is an Order.
+const OrderParameter = "skein.restore="
+
+// ReadOrder finds an order on a kernel's command line; nil if there is none.
+func ReadOrder(cmdline string) (*Order, error) {
+	for _, w := range strings.Fields(cmdline) {
+		value, is := strings.CutPrefix(w, OrderParameter)
+		if !is {
+			continue
+		}
+		n, err := strconv.ParseUint(value, 10, 64)
+		if err != nil || n == 0 {
+			return nil, fmt.Errorf("kernel parameter %s: want the incarnation of the cluster disk, as the refusal names it", w)
+		}
+		return &Order{Incarnation: n, By: "who booted this machine with " + w}, nil
+	}
+	return nil, nil
 }
 
 // Order is an operator's command. It is for one incarnation of the disk, so that it does not come true again after
@@ -130,7 +150,7 @@ func Decide(e Evidence) Verdict {
 	if len(doubts) > 0 {
 		v.Action = Refuse
 		if b := c.best(); b != nil {
-			doubts = append(doubts, fmt.Sprintf("skein cluster restore --from-snapshot goes on from revision %d of %s; what came later would be lost", b.Ledger.Revision, b.Time.UTC().Format("2006-01-02 15:04:05")))
+			doubts = append(doubts, fmt.Sprintf("to go on from revision %d of %s all the same, and lose what came later, boot the machines with %s%d", b.Ledger.Revision, b.Time.UTC().Format("2006-01-02 15:04:05"), OrderParameter, c.Header.Incarnation))
 		}
 		v.Reasons, v.Copy = doubts, nil
 		return v

@@ -76,8 +76,8 @@ func TestDecide(t *testing.T) {
 		{"an old copy of itself: slots", func(e *Evidence) { e.Disks[0].Contents.Old = errors.New("slot 1 knows more") }, Refuse, "old copy of itself: slot 1", 0, false},
 		{"an old copy of itself: keys", func(e *Evidence) { e.Disks[0].Keys[0].Epoch = 6 }, Refuse, "generation 6", 0, false},
 		{"an old copy of itself: volumes", func(e *Evidence) { e.Epoch = 71 }, Refuse, "claimed in epoch 71", 0, false},
-		{"a damaged slot", func(e *Evidence) { e.Disks[0].Contents.Slots[1].Damage = errors.New("slot 1 had revision 71") }, Refuse, "--from-snapshot goes on from revision 70", 0, false},
-		{"no copy", func(e *Evidence) { e.Disks[0].Contents.Slots = nil }, Refuse, "--from-snapshot goes on from revision 50", 0, false},
+		{"a damaged slot", func(e *Evidence) { e.Disks[0].Contents.Slots[1].Damage = errors.New("slot 1 had revision 71") }, Refuse, "go on from revision 70", 0, false},
+		{"no copy", func(e *Evidence) { e.Disks[0].Contents.Slots = nil }, Refuse, "go on from revision 50 of 1970-01-01 00:00:00 all the same, and lose what came later, boot the machines with skein.restore=2", 0, false},
 		{"no copy and no snapshot, ordered", func(e *Evidence) {
 			e.Disks[0].Contents.Slots, e.Disks[0].Contents.Snapshots, e.Order = nil, nil, &Order{2, "bob"}
 		}, Refuse, "nothing to restore", 0, false},
@@ -108,6 +108,15 @@ func TestDecide(t *testing.T) {
 				t.Errorf("copy %+v, want revision %d", v.Copy, c.from)
 			}
 		})
+	}
+}
+
+func TestReadOrder(t *testing.T) {
+	for line, want := range map[string]uint64{"": 0, "quiet skein.san=x": 0, "quiet skein.restore=7 x": 7, "skein.restore=": 0, "skein.restore=all": 0, "skein.restore=0": 0} {
+		o, err := ReadOrder(line)
+		if (err != nil) != (want == 0 && strings.Contains(line, OrderParameter)) || (o != nil) != (want > 0) || o != nil && o.Incarnation != want {
+			t.Errorf("%q: got %+v, %v; want %d", line, o, err, want)
+		}
 	}
 }
 
