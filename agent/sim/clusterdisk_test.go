@@ -15,7 +15,7 @@ import (
 func TestBlackouts(t *testing.T) {
 	runs := 400
 	if testing.Short() {
-		runs = 80
+		runs = 40
 	}
 	restored, acked := 0, 0
 	for seed := range uint64(runs) {

@@ -101,7 +101,7 @@ func (m *mirror) failed(err error) {
 	defer m.mu.Unlock()
 	m.err = err
 	if errors.Is(err, clusterdisk.ErrFenced) && m.fenced == nil {
-		m.fenced = err
+		m.fenced, m.detached = err, false
 	}
 	m.wake()
 }
@@ -135,7 +135,7 @@ func (m *mirror) await(ctx context.Context, revision int64) error {
 		case <-changed:
 		case <-giveUp:
 			m.mu.Lock()
-			if !m.late.IsZero() && time.Since(m.late) >= m.cfg.DetachAfter {
+			if m.fenced == nil && !m.late.IsZero() && time.Since(m.late) >= m.cfg.DetachAfter {
 				m.detached = true
 				m.wake()
 			}

@@ -99,10 +99,8 @@ type Verdict struct {
 //
 // A ledger is restored by itself only if nothing that was acknowledged can be missing and nobody can have it
 // still. Nothing is missing: a commit is acknowledged when it is in some slot, all slots are on this disk, and the
-// newest that is whole is taken, none being damaged. Nobody has it: voters keep it in memory, and a majority of
-// those that may vote is seen in new boots, so no majority of them is left. Which nodes may vote is known up to
-// one change: the ledger marks a node before it votes, and is told of a lost or removed one before or after its
-// vote is taken away. So a majority is wanted of each reading of that.
+// newest that is whole is taken, none being damaged. Nobody has it: voters keep it in memory, and so many of them are
+// seen in new boots that those that may be left are no majority (gone).
 func Decide(e Evidence) Verdict {
 	at, v := e.pick()
 	if at < 0 {
@@ -220,48 +218,34 @@ func (c *Contents) best() *Copy {
 	return best
 }
 
-// gone tells what is missing until no majority of the voters can have the ledger in memory.
+// gone tells what is missing until no majority of the voters can have the ledger in memory. Who votes in truth is
+// among the nodes that are marked, or known to vote; and all that are known to vote, and are not lost, do. At worst the
+// voters are those and all others that may be left in their boots. With more of the former seen in new boots than
+// there may be of the latter, these are no majority; and one more: a change of voters that the copy has not heard of
+// does not matter, neither one too many nor one too few.
 func (e *Evidence) gone(voters []Voter) []string {
-	ended := map[string]bool{}
-	why := map[string]string{}
+	sure, left := 0, 0
+	var missing []string
 	for _, v := range voters {
-		ended[v.Name], why[v.Name] = e.ended(v)
-	}
-	for _, reading := range []func(Voter) bool{
-		func(v Voter) bool { return v.Member && !v.Lost },
-		func(v Voter) bool { return v.Member },
-		func(v Voter) bool { return v.Marked || v.Member },
-		func(v Voter) bool { return (v.Marked || v.Member) && !v.Lost },
-	} {
-		all, n := 0, 0
-		var missing []string
-		for _, v := range voters {
-			if !reading(v) {
-				continue
-			}
-			if all++; ended[v.Name] {
-				n++
-			} else {
-				missing = append(missing, why[v.Name])
-			}
+		if !v.Marked && !v.Member {
+			continue
 		}
-		if all > 0 && 2*n <= all {
-			return append([]string{fmt.Sprintf("%d of the %d voters must be here in a new boot, and %d are", all/2+1, all, n)}, missing...)
+		ended, why := e.ended(v)
+		switch {
+		case !ended:
+			left++
+			missing = append(missing, why)
+		case v.Member && !v.Lost:
+			sure++
 		}
 	}
-	if !some(voters, func(v Voter) bool { return v.Member || v.Marked }) {
+	if sure > left {
+		return nil
+	}
+	if sure+left == 0 {
 		return []string{"the copy of the ledger names no voter"}
 	}
-	return nil
-}
-
-func some(list []Voter, is func(Voter) bool) bool {
-	for _, v := range list {
-		if is(v) {
-			return true
-		}
-	}
-	return false
+	return append([]string{fmt.Sprintf("%d voters are here in a new boot, and %d may still have the ledger: the former must be more", sure, left)}, missing...)
 }
 
 // ended tells whether the boot in which a node voted is known to be over, and what is missing if not.
