@@ -30,6 +30,9 @@ type Options struct {
 	// take seconds, in which nobody sends heartbeats and PID 1 cannot know that it must speak for the node.
 	// Nil: Run cleans up and returns the error.
 	Crash func(error)
+	// SAN tells what of the storage network is missing that the kernel's command line names (skein.san), in clauses;
+	// empty when all of it is there. Until then no cluster is founded: there may be one on a disk of it.
+	SAN func(context.Context) []string
 }
 
 // Agent is one run of the agent on one node.

@@ -31,6 +31,8 @@ type membership struct {
 	// nodes are the members as this agent, or the one before it, last knew them: whom to ask while the ledger
 	// does not answer.
 	nodes []cluster.Node
+	// disk is the cluster disk that the ledger was restored from, nil if it was not.
+	disk *openDisk
 }
 
 // admittedFile keeps the membership of this boot for the next agent. It holds the heartbeat key.
@@ -64,13 +66,18 @@ func (a *Agent) enter(ctx context.Context) (*membership, error) {
 		if err != nil {
 			return nil, err
 		}
-		d, err := admission.Discover(ctx, token, admission.NewFormation(self, voted, 0, 0), a, a.beacons, a.rememberFormation, func(d admission.Decision) {
+		formation := admission.NewFormation(self, voted, 0, 0)
+		d, err := admission.Discover(ctx, token, formation, a, a.beacons, a.rememberFormation, func(d admission.Decision) {
 			a.log.Info("cluster "+a.seed.Cluster, "do", d.Action.String(), "why", d.Reason)
 		}, a.log)
 		if err != nil {
 			return nil, err
 		}
 		if d.Action == admission.FoundIt {
+			m, err := a.restore(ctx, formation, token, req)
+			if m != nil || err != nil {
+				return m, err
+			}
 			return a.found(ctx, req)
 		}
 		adm, from, err := a.join(ctx, d.Members, req)

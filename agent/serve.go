@@ -110,6 +110,9 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	if err != nil {
 		return err
 	}
+	if first.Disk != nil {
+		p.store.Expect(store.DefaultDetachAfter) // before this node can become a voter
+	}
 	self := m.Node
 	self.BootID, self.Links = a.id.BootID, a.links.List()
 	cfg := member.DefaultConfig()
@@ -151,6 +154,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	run(p.leaveWills)
 	run(p.recordDecisions)
 	run(p.keepLinks)
+	run(p.keepDisk)
 	a.log.Info("node is a member", "node", self.Name, "number", self.Number, "epoch", self.Epoch, "cluster", m.Meta.Name)
 	<-ctx.Done()
 	if !a.ordered() && a.opts.Crash != nil {

@@ -158,13 +158,7 @@ func (w *world) Routes(via []node.Route) {
 }
 
 func (w *world) Condemn(reason string) {
-	w.a.log.Error("this boot is not part of the cluster any more: stopping everything", "why", reason)
-	if err := w.a.opts.PID1.StopServices(); err != nil {
-		w.a.log.Error("stop services", "err", err)
-	}
-	if err := w.a.opts.PID1.Reboot(reason); err != nil {
-		w.a.log.Error("reboot", "err", err)
-	}
+	w.a.condemn(reason)
 }
 
 func (w *world) Explain(e cluster.Event) {

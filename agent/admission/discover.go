@@ -75,6 +75,34 @@ func Discover(ctx context.Context, token Token, f *Formation, air Air, heard <-c
 	}
 }
 
+// Linger goes on calling out and listening for d: this machine is to found the cluster, and cannot yet. It returns who
+// is heard.
+func Linger(ctx context.Context, token Token, f *Formation, air Air, heard <-chan []byte, d time.Duration) ([]Beacon, error) {
+	tick := time.NewTicker(BeaconInterval)
+	defer tick.Stop()
+	for end := sinceBoot() + d; sinceBoot() < end; {
+		b := f.Beacon(sinceBoot())
+		data, err := b.Encode(token)
+		if err != nil {
+			return nil, fmt.Errorf("look for other machines: %w", err)
+		}
+		air.Broadcast(data)
+		for waiting := true; waiting; {
+			select {
+			case <-ctx.Done():
+				return nil, fmt.Errorf("look for other machines: %w", context.Cause(ctx))
+			case <-tick.C:
+				waiting = false
+			case data := <-heard:
+				if b, err := DecodeBeacon(token, data); err == nil {
+					f.Hear(sinceBoot(), *b)
+				}
+			}
+		}
+	}
+	return f.Machines(sinceBoot()), nil
+}
+
 // MemberInterval is how often a member calls out, so that a machine that starts finds the cluster.
 const MemberInterval = 500 * time.Millisecond
 

@@ -197,6 +197,18 @@ func (f *Formation) fresh(now time.Duration) []Beacon {
 	return list
 }
 
+// Machines are those heard lately, members too, and this one: for who has to know which boots have ended.
+func (f *Formation) Machines(now time.Duration) []Beacon {
+	list := []Beacon{f.self}
+	for _, p := range f.peers {
+		if now-p.heard <= f.window {
+			list = append(list, p.Beacon)
+		}
+	}
+	slices.SortFunc(list, func(a, b Beacon) int { return strings.Compare(a.MachineID, b.MachineID) })
+	return list
+}
+
 // view names a set of boots.
 func view(fresh []Beacon) string {
 	var s strings.Builder

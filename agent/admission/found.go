@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -98,6 +99,50 @@ func Found(s *seed.Seed, self Request, key *ecdsa.PrivateKey, now time.Time) (*A
 			Why:  fmt.Sprintf("%d fresh machines saw each other and it has the lowest machine id", s.Expect)}},
 	}
 	return &Admitted{CA: ca.CertPEM(), Cert: cert, Key: keyPEM, Meta: meta, Node: node, HeartbeatKey: heartbeat}, first, nil
+}
+
+// Return makes what a member holds for a node of a cluster whose ledger is being restored, out of a copy of it: get
+// is the value of a key. The node must be in it, as this machine.
+func Return(get func(key string) []byte, st *cluster.State, self Request, key *ecdsa.PrivateKey, now time.Time) (*Admitted, error) {
+	fail := func(err error) (*Admitted, error) {
+		return nil, fmt.Errorf("come back as node %s of cluster %s: %w", self.Name, st.Meta.Name, err)
+	}
+	old := st.Node(self.Name)
+	if old == nil || old.MachineID != self.MachineID {
+		return fail(errors.New("the ledger does not know this machine, so another one has to restore it"))
+	}
+	secret := func(name string) []byte {
+		var data []byte
+		_ = json.Unmarshal(get(cluster.KeySecrets+name), &data) // empty is found out below
+		return data
+	}
+	ca, err := pki.ParseCA(secret(secretCACert), secret(secretCAKey))
+	if err != nil {
+		return fail(err)
+	}
+	heartbeat := secret(secretHeartbeat)
+	if len(heartbeat) == 0 {
+		return fail(errors.New("the copy has no key for heartbeats"))
+	}
+	node := self.node(old.Number, uint64(st.Revision))
+	node.Returns(old)
+	der, err := pki.NewCSR(key, self.Name)
+	if err != nil {
+		return fail(err)
+	}
+	csr, err := pki.ParseCSR(der)
+	if err != nil {
+		return fail(err)
+	}
+	cert, err := ca.SignNode(csr, node.Name, addresses(st.Meta, &node), now)
+	if err != nil {
+		return fail(err)
+	}
+	keyPEM, err := pki.KeyPEM(key)
+	if err != nil {
+		return fail(err)
+	}
+	return &Admitted{CA: ca.CertPEM(), Cert: cert, Key: keyPEM, Meta: st.Meta, Node: node, HeartbeatKey: heartbeat}, nil
 }
 
 // node is the record of the machine that sent the request.

@@ -123,6 +123,8 @@ func NewServer(b Backend, join http.Handler, role func(*http.Request) (string, s
 	s.handle("GET /v1/fences", reader, s.fences)
 	s.handle("PUT /v1/nodes/{name}/watchdog", operator, s.setWatchdog)
 	s.handle("POST /v1/nodes/{name}/confirm-off", operator, s.confirmOff)
+	s.handle("PUT /v1/clusterdisk", operator, s.setClusterDisk)
+	s.handle("GET /v1/clusterdisk", reader, s.showClusterDisk)
 	// Where a slow agent spends its time, for `go tool pprof`.
 	s.handle("GET /debug/pprof/profile", operator, func(w http.ResponseWriter, r *http.Request) error { pprof.Profile(w, r); return nil })
 	s.handle("GET /debug/pprof/", operator, func(w http.ResponseWriter, r *http.Request) error { pprof.Index(w, r); return nil })

@@ -19,6 +19,7 @@ const (
 	KeyWatchdogs = KeyRoot + "watchdogs/" // watchdogs/<node> -> WatchdogPolicy
 	KeyEvents    = KeyRoot + "events/"    // events/<20-digit sequence> -> Event, the last 1000
 	KeyMeta      = KeyRoot + "meta"       // Meta
+	KeyDisk      = KeyRoot + "disk"       // ClusterDisk, if there is one
 	KeySecrets   = KeyRoot + "secret/"    // CA key, join token, heartbeat key: never sent by the API
 )
 
@@ -38,6 +39,14 @@ type Meta struct {
 	Incarnation  uint64    `json:"incarnation"`
 	RestoredFrom int64     `json:"restored_from,omitempty"`
 	Created      time.Time `json:"created"`
+}
+
+// ClusterDisk is the LUN on which the ledger has a copy that outlasts a loss of power of all nodes.
+type ClusterDisk struct {
+	WWN   string   `json:"wwn"`
+	Slots []string `json:"slots"` // which node keeps its copy there, by slot; "" for one that is free
+
+	Revision int64 `json:"-"`
 }
 
 // Image is an image that the cluster knows. Its blobs are on the nodes, named by digest.
@@ -91,6 +100,7 @@ type State struct {
 	BMCs      []BMC
 	Fences    []Fence
 	Watchdogs []WatchdogPolicy
+	Disk      *ClusterDisk // nil: there is none
 	// Events are not part of it: they are read by whoever shows them.
 }
 

@@ -12,7 +12,7 @@
 // One step a line, # begins a comment. A first line "# fault N" says which fault of the catalogue it is
 // (tests/scenarios/catalogue.tsv), a second line "# in part: REASON" what of its outcome is not shown.
 //
-//	nodes 3 [seed 7] [voters 3]                    the first step: the cluster
+//	nodes 3 [seed 7] [voters 3] [clusterdisk]      the first step: the cluster; its ledger is on a cluster disk
 //	deploy NAME [replicas N] [address A] [safety lease|power] [global] [memory GIB] [volume] [spec HASH]
 //	remove NAME
 //	settle                                         until all runs that should, and what follows is measured anew

@@ -160,7 +160,9 @@ func (p *parser) cluster() error {
 		return err
 	}
 	for len(p.words) > 0 {
-		switch key, _ := p.word("seed or voters"); key {
+		switch key, _ := p.word("seed, voters or clusterdisk"); key {
+		case "clusterdisk":
+			c.ClusterDisk = true
 		case "seed":
 			w, err := p.word("a seed")
 			if err != nil {
@@ -174,7 +176,7 @@ func (p *parser) cluster() error {
 				return err
 			}
 		default:
-			return fmt.Errorf("%q: want seed or voters", key)
+			return fmt.Errorf("%q: want seed, voters or clusterdisk", key)
 		}
 	}
 	p.script.Cluster = c

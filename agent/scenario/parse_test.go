@@ -74,7 +74,7 @@ func TestFilesParse(t *testing.T) {
 // every is one line of each kind.
 const every = `# fault 22
 # in part:   no   volumes
-nodes 5 seed 7 voters 3
+nodes 5 seed 7 voters 3 clusterdisk
 deploy web address 10.77.9.10
 deploy api replicas 0 safety power global memory 3 spec 2
 remove api
@@ -134,7 +134,7 @@ func TestEveryStep(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.Fault != 22 || s.InPart != "no volumes" || s.Nodes != 5 || s.Voters != 3 || s.Seed != 7 {
+	if s.Fault != 22 || s.InPart != "no volumes" || s.Nodes != 5 || s.Voters != 3 || s.Seed != 7 || !s.ClusterDisk {
 		t.Errorf("got %+v", s)
 	}
 	sameWhenPrinted(t, s)
@@ -152,7 +152,7 @@ func TestErrorsNameTheLine(t *testing.T) {
 		"nodes 51":                                "1 to 50",
 		"nodes":                                   "words are missing: want a number of nodes",
 		"nodes 3 voters 4":                        `voters "4": want 1 to 3`,
-		"nodes 3 wheels 4":                        `"wheels": want seed or voters`,
+		"nodes 3 wheels 4":                        `"wheels": want seed, voters or clusterdisk`,
 		"nodes 3 seed -1":                         "no seed",
 		"nodes 3\nnodes 3":                        "line 2, nodes 3: the cluster was given before",
 		"nodes 3\nwobble n1":                      `line 2, wobble n1: unknown step "wobble": want agent,`,

@@ -22,6 +22,9 @@ func (s *Script) String() string {
 	if s.Voters != 0 {
 		fmt.Fprintf(&b, " voters %d", s.Voters)
 	}
+	if s.ClusterDisk {
+		b.WriteString(" clusterdisk")
+	}
 	b.WriteByte('\n')
 	for _, st := range s.Steps {
 		b.WriteString(st.Do.String() + "\n")

@@ -37,6 +37,8 @@ type Cluster struct {
 	Nodes  int
 	Voters int // 0: the stage's default
 	Seed   uint64
+	// ClusterDisk: the ledger outlasts a loss of power of all nodes.
+	ClusterDisk bool
 }
 
 // Step is one line.

@@ -80,6 +80,9 @@ func random(seed uint64, keepLog bool, change func(*Config)) Result {
 		s.Run(s.between(0, time.Second))
 	}
 
+	if cfg.ClusterDisk {
+		s.Blackout(s.between(0, 800*time.Millisecond), s.between(0, 10*time.Second))
+	}
 	s.Heal()
 	s.healSAN()
 	for _, m := range s.nodes {
@@ -97,7 +100,7 @@ func random(seed uint64, keepLog bool, change func(*Config)) Result {
 	rest, forgot := false, false
 	s.Run(time.Second)
 	for end := s.now + 120*time.Second; !rest && s.now < end; {
-		if all, up := s.seats(); 2*len(up) <= all {
+		if all, up := s.seats(); 2*len(up) <= all && !cfg.ClusterDisk {
 			forgot = true
 			break // too many voters forgot their log: nothing can be committed ever again
 		}

@@ -18,6 +18,8 @@ type Config struct {
 	Seed   uint64
 	Nodes  int // named n1, n2, ...
 	Voters int // the first so many; default 3, or 1 below that
+	// ClusterDisk has a copy of the ledger that outlasts a loss of power of all voters.
+	ClusterDisk bool
 	// Witness makes the last node one.
 	Witness bool
 	// Member has the times of heartbeats and leases; zero: member's defaults.
@@ -74,6 +76,8 @@ type Sim struct {
 	Faults map[string]int
 	// Takeovers counts the instances that were claimed after a lost owner.
 	Takeovers int
+	// Restored counts the times that the ledger came back from the cluster disk.
+	Restored int
 	// Refused counts datagrams that were not taken.
 	Refused int
 
@@ -121,6 +125,9 @@ func New(cfg Config) *Sim {
 	}
 	s.elect()
 	s.every(50*time.Millisecond, s.elect)
+	if cfg.ClusterDisk {
+		s.every(500*time.Millisecond, s.restoreFromDisk)
+	}
 	return s
 }
 

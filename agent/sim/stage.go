@@ -42,7 +42,7 @@ const sampleEvery = 20 * time.Millisecond
 // NewStage makes a cluster that has formed.
 func NewStage(c scenario.Cluster) *Stage {
 	st := &Stage{
-		sim:      New(Config{Nodes: c.Nodes, Seed: c.Seed, Voters: c.Voters, Skew: 0.002}),
+		sim:      New(Config{Nodes: c.Nodes, Seed: c.Seed, Voters: c.Voters, ClusterDisk: c.ClusterDisk, Skew: 0.002}),
 		services: map[string]cluster.Service{},
 	}
 	st.sim.every(sampleEvery, st.sample)

@@ -78,6 +78,11 @@ func (s *Store) Commit(ctx context.Context, t cluster.Txn) (rev int64, ok bool, 
 			if err != nil {
 				return err
 			}
+			if ctx.Value(atOwn{}) != nil { // others are held up at their server
+				if err := s.durable(ctx, r.Header.Revision); err != nil {
+					return err
+				}
+			}
 			s.saw(r.Header.Revision)
 			if r.Succeeded {
 				rev, ok, l.revision = r.Header.Revision, true, r.Header.Revision

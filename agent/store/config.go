@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"github.com/skein-os/skein/agent/cluster"
 )
 
@@ -56,6 +58,7 @@ type Config struct {
 	Quota                int64         // bytes that a voter's copy may take, DefaultQuota if zero
 	RestoreAfter         time.Duration // DefaultRestoreAfter if zero
 	private              bool          // a voter's clients are those of its own process only
+	server               grpc.UnaryServerInterceptor
 	WatchSilence         time.Duration // a watch that hears nothing for this long changes its endpoint, 1 s if zero
 }
 

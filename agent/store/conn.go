@@ -179,6 +179,9 @@ func (s *Store) do(ctx context.Context, fn func(context.Context, *clientv3.Clien
 		conns := s.order()
 		for _, c := range conns {
 			tctx, cancel := context.WithTimeout(ctx, try)
+			if c.local {
+				tctx = context.WithValue(tctx, atOwn{}, true)
+			}
 			err := fn(tctx, c.client)
 			cancel()
 			if err == nil || isFinal(err) {
@@ -203,6 +206,9 @@ func (s *Store) do(ctx context.Context, fn func(context.Context, *clientv3.Clien
 		}
 	}
 }
+
+// atOwn marks the context of an attempt at this node's own member, which may have ended by the time it is answered.
+type atOwn struct{}
 
 // isFinal: the answer would be the same from every endpoint.
 func isFinal(err error) bool {

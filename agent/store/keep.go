@@ -100,6 +100,11 @@ func (s *Store) keepOnce(ctx context.Context) error {
 			voters++
 		}
 	}
+	if len(d.remove) > 0 {
+		if err := s.steady(); err != nil {
+			return err
+		}
+	}
 	for _, m := range d.remove {
 		if !m.member.IsLearner {
 			if voters == 1 {

@@ -217,8 +217,9 @@ type judgement struct {
 // restoration is what a restored ledger must say before anybody reads it.
 type restoration struct {
 	Incarnation uint64            `json:"incarnation"`
-	From        int64             `json:"from"`  // revision
-	Boots       map[string]string `json:"boots"` // in which the machines asked, by node
+	From        int64             `json:"from"`           // revision
+	Boots       map[string]string `json:"boots"`          // in which the machines asked, by node
+	Disk        string            `json:"disk,omitempty"` // it comes from the cluster disk, and why
 }
 
 // judge decides on what the member's own copy of the ledger says.
@@ -453,12 +454,24 @@ func (s *Store) announceRestored(ctx context.Context, v *voter, r restoration) e
 			if err := put(n.Key(), n); err != nil {
 				return err
 			}
+		} else if !ok && r.Disk != "" {
+			// All lost power, so this one is off, and nothing is to be given to it before it comes back. If it is
+			// not off, it was shut off from the disk, and this boot of it does not come back.
+			n.State, n.Reason = cluster.NodeLost, "it was not there when the ledger was restored from the cluster disk"
+			n.Voter, n.MemberID = false, 0
+			if err := put(n.Key(), n); err != nil {
+				return err
+			}
 		}
 	}
 	event := cluster.Event{Time: time.Now(), Node: s.cfg.Name, Kind: cluster.EventCluster, Subject: s.cfg.Name,
 		Text: fmt.Sprintf("the ledger was restored on %s alone, as its incarnation %d", s.cfg.Name, meta.Incarnation),
 		Why: fmt.Sprintf("it had lost its majority for good: %s restarted and every other node follows %s; what only the lost voters knew is lost",
 			strings.Join(restarted, ", "), s.cfg.Name)}
+	if r.Disk != "" {
+		event.Text = fmt.Sprintf("the ledger was restored on %s from the cluster disk, as its incarnation %d, from revision %d", s.cfg.Name, meta.Incarnation, r.From)
+		event.Why = r.Disk
+	}
 	if err := errors.Join(put(cluster.KeyMeta, meta), put(s.eventKey(), event)); err != nil {
 		return err
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 // statePrefixes are what a State is made of; meta is one key.
-var statePrefixes = []string{cluster.KeyNodes, cluster.KeyServices, cluster.KeyInstances, cluster.KeyStatus, cluster.KeyImages, cluster.KeyBMCs, cluster.KeyFences, cluster.KeyWatchdogs}
+var statePrefixes = []string{cluster.KeyNodes, cluster.KeyServices, cluster.KeyInstances, cluster.KeyStatus, cluster.KeyImages, cluster.KeyBMCs, cluster.KeyFences, cluster.KeyWatchdogs, cluster.KeyDisk}
 
 // Read reads the whole state as it is now: all that was committed before the call is in it.
 func (s *Store) Read(ctx context.Context) (*cluster.State, error) {
@@ -87,6 +87,13 @@ func (b *builder) put(kv *mvccpb.KeyValue) error {
 			return err
 		}
 		b.next.Meta = m
+	case key == cluster.KeyDisk:
+		var d cluster.ClusterDisk
+		if err := json.Unmarshal(kv.Value, &d); err != nil {
+			return err
+		}
+		d.Revision = kv.ModRevision
+		b.next.Disk = &d
 	case strings.HasPrefix(key, cluster.KeyNodes):
 		var v cluster.Node
 		if err := json.Unmarshal(kv.Value, &v); err != nil {
@@ -149,6 +156,8 @@ func (b *builder) put(kv *mvccpb.KeyValue) error {
 
 func (b *builder) remove(key string) {
 	switch {
+	case key == cluster.KeyDisk:
+		b.next.Disk = nil
 	case strings.HasPrefix(key, cluster.KeyNodes):
 		unset(b, cluster.KeyNodes, &b.next.Nodes, key, (*cluster.Node).Key)
 	case strings.HasPrefix(key, cluster.KeyServices):

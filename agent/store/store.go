@@ -48,6 +48,7 @@ type Store struct {
 	restored   uint64 // incarnation of the ledger that was restored here
 	pledge     *cluster.Pledge
 	abandon    context.CancelFunc // ends an attempt to become a voter, nil if there is none
+	mirror     *mirror            // of the ledger on the cluster disk, nil if there is none
 
 	ctx    context.Context // ends with the store
 	cancel context.CancelFunc
@@ -60,6 +61,7 @@ func newStore(cfg Config) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{cfg: cfg, asked: map[string]asked{}, changed: make(chan struct{}), nodesChanged: make(chan struct{}, 1), lanes: make(chan *lane, laneCount)}
+	s.cfg.server = s.atServer
 	if s.dial, err = newDialer(&s.cfg); err != nil {
 		return nil, err
 	}

@@ -20,6 +20,7 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.etcd.io/etcd/server/v3/storage/wal"
+	"google.golang.org/grpc"
 
 	"github.com/skein-os/skein/agent/cluster"
 )
@@ -114,6 +115,9 @@ func openVoter(c *Config, clusterToken, state string, initial []string, fresh bo
 	e.AutoCompactionRetention = "1000"
 	e.EnableGRPCGateway = false
 	e.GRPCKeepAliveMinTime = time.Second
+	if c.server != nil {
+		e.GRPCAdditionalServerOptions = []grpc.ServerOption{grpc.ChainUnaryInterceptor(c.server)}
+	}
 	// Emulated machines take longer than etcd's 100 ms over almost everything: that is not news.
 	e.WarningApplyDuration = time.Second
 	e.WarningUnaryRequestDuration = 2 * time.Second

@@ -188,6 +188,9 @@ func (s *labStage) fits(ctx context.Context, script *scenario.Script) error {
 	if want := min(3, script.Nodes); script.Voters != 0 && script.Voters != want {
 		return fmt.Errorf("it wants %d voters and a cluster of the lab has %d", script.Voters, want)
 	}
+	if script.ClusterDisk {
+		return errors.New("it wants a cluster disk and the lab has none")
+	}
 	images, err := s.cluster.Images(ctx)
 	if err != nil {
 		return err
