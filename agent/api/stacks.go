@@ -55,10 +55,20 @@ func checkServices(st *cluster.State, stack string, services []cluster.Service) 
 		}
 	}
 	seen := map[string]bool{}
+	disks := map[string]string{} // WWN -> service of this stack
 	for i := range services {
 		svc := &services[i]
+		if err := st.ResolveVolumes(svc); err != nil {
+			return badRequest("%w", err)
+		}
 		if err := svc.CheckVolumes(); err != nil {
 			return badRequest("%w", err)
+		}
+		for _, v := range svc.Volumes {
+			if o := disks[v.Disk]; o != "" {
+				return conflict("service %s: volume %s is service %s's: a volume has one service", svc.FullName(), v.Name, o)
+			}
+			disks[v.Disk] = svc.FullName()
 		}
 		if svc.Stack != stack || !validName.MatchString(svc.Name) {
 			return badRequest("service %q of stack %q: names must be lower-case letters, digits and dashes, and the stack must be %s", svc.Name, svc.Stack, stack)

@@ -17,6 +17,9 @@ const (
 	KeyBMCs      = KeyRoot + "bmcs/"      // bmcs/<node> -> BMC; its password is secret/bmc/<node>
 	KeyFences    = KeyRoot + "fences/"    // fences/<node> -> Fence, the newest
 	KeyWatchdogs = KeyRoot + "watchdogs/" // watchdogs/<node> -> WatchdogPolicy
+	KeySANs      = KeyRoot + "sans/"      // sans/<name> -> SAN; its CHAP secret is secret/san/<name>
+	KeyDisks     = KeyRoot + "disks/"     // disks/<WWN> -> Disk, enrolled
+	KeyVolumes   = KeyRoot + "volumes/"   // volumes/<name> -> VolumeRecord
 	KeyEvents    = KeyRoot + "events/"    // events/<20-digit sequence> -> Event, the last 1000
 	KeyMeta      = KeyRoot + "meta"       // Meta
 	KeySecrets   = KeyRoot + "secret/"    // CA key, join token, heartbeat key: never sent by the API
@@ -76,6 +79,7 @@ const (
 	EventService EventKind = "service" // deployed, moved, failed, removed
 	EventImage   EventKind = "image"
 	EventCluster EventKind = "cluster" // formed, coordinator changed
+	EventStorage EventKind = "storage" // a SAN, a disk or a volume was made, tested, removed, or is in trouble
 )
 
 // State is a consistent copy of the ledger at Revision. Slices are sorted by key. Whoever gets a State
@@ -91,6 +95,9 @@ type State struct {
 	BMCs      []BMC
 	Fences    []Fence
 	Watchdogs []WatchdogPolicy
+	SANs      []SAN
+	Disks     []Disk
+	Volumes   []VolumeRecord
 	// Events are not part of it: they are read by whoever shows them.
 }
 

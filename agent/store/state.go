@@ -14,7 +14,7 @@ import (
 )
 
 // statePrefixes are what a State is made of; meta is one key.
-var statePrefixes = []string{cluster.KeyNodes, cluster.KeyServices, cluster.KeyInstances, cluster.KeyStatus, cluster.KeyImages, cluster.KeyBMCs, cluster.KeyFences, cluster.KeyWatchdogs}
+var statePrefixes = []string{cluster.KeyNodes, cluster.KeyServices, cluster.KeyInstances, cluster.KeyStatus, cluster.KeyImages, cluster.KeyBMCs, cluster.KeyFences, cluster.KeyWatchdogs, cluster.KeySANs, cluster.KeyDisks, cluster.KeyVolumes}
 
 // Read reads the whole state as it is now: all that was committed before the call is in it.
 func (s *Store) Read(ctx context.Context) (*cluster.State, error) {
@@ -143,6 +143,27 @@ func (b *builder) put(kv *mvccpb.KeyValue) error {
 		}
 		v.Revision = kv.ModRevision
 		set(b, cluster.KeyWatchdogs, &b.next.Watchdogs, key, v, (*cluster.WatchdogPolicy).Key)
+	case strings.HasPrefix(key, cluster.KeySANs):
+		var v cluster.SAN
+		if err := json.Unmarshal(kv.Value, &v); err != nil {
+			return err
+		}
+		v.Revision = kv.ModRevision
+		set(b, cluster.KeySANs, &b.next.SANs, key, v, (*cluster.SAN).Key)
+	case strings.HasPrefix(key, cluster.KeyDisks):
+		var v cluster.Disk
+		if err := json.Unmarshal(kv.Value, &v); err != nil {
+			return err
+		}
+		v.Revision = kv.ModRevision
+		set(b, cluster.KeyDisks, &b.next.Disks, key, v, (*cluster.Disk).Key)
+	case strings.HasPrefix(key, cluster.KeyVolumes):
+		var v cluster.VolumeRecord
+		if err := json.Unmarshal(kv.Value, &v); err != nil {
+			return err
+		}
+		v.Revision = kv.ModRevision
+		set(b, cluster.KeyVolumes, &b.next.Volumes, key, v, (*cluster.VolumeRecord).Key)
 	}
 	return nil
 }
@@ -165,6 +186,12 @@ func (b *builder) remove(key string) {
 		unset(b, cluster.KeyFences, &b.next.Fences, key, (*cluster.Fence).Key)
 	case strings.HasPrefix(key, cluster.KeyWatchdogs):
 		unset(b, cluster.KeyWatchdogs, &b.next.Watchdogs, key, (*cluster.WatchdogPolicy).Key)
+	case strings.HasPrefix(key, cluster.KeySANs):
+		unset(b, cluster.KeySANs, &b.next.SANs, key, (*cluster.SAN).Key)
+	case strings.HasPrefix(key, cluster.KeyDisks):
+		unset(b, cluster.KeyDisks, &b.next.Disks, key, (*cluster.Disk).Key)
+	case strings.HasPrefix(key, cluster.KeyVolumes):
+		unset(b, cluster.KeyVolumes, &b.next.Volumes, key, (*cluster.VolumeRecord).Key)
 	}
 }
 
