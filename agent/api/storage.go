@@ -106,24 +106,20 @@ func (s *Server) onNode(h func(http.ResponseWriter, *http.Request) error) func(h
 		if err != nil {
 			return err
 		}
+		if r.Method != http.MethodGet {
+			if err := s.onBehalf(r, "change storage"); err != nil {
+				return err
+			}
+		}
 		if n.Name != s.backend.Self() {
 			return s.forward(w, r, n)
-		}
-		// A node speaks only for an operator that it has let in.
-		if role, who := s.role(r); role == RoleNode && r.Method != http.MethodGet && r.Header.Get(ForwardedHeader) == "" {
-			return &statusError{http.StatusForbidden, fmt.Errorf("node %q may not do this for itself", who)}
 		}
 		return h(w, r)
 	}
 }
 
 func (s *Server) storageEvent(r *http.Request, subject, text string) cluster.Event {
-	role, who := s.role(r)
-	why := "asked by operator " + who
-	if role == RoleNode {
-		why = "asked by an operator through " + who
-	}
-	return cluster.Event{Time: time.Now(), Node: s.backend.Self(), Kind: cluster.EventStorage, Subject: subject, Text: text, Why: why}
+	return cluster.Event{Time: time.Now(), Node: s.backend.Self(), Kind: cluster.EventStorage, Subject: subject, Text: text, Why: "asked by operator " + s.asker(r)}
 }
 
 func (s *Server) setSAN(w http.ResponseWriter, r *http.Request) error {
@@ -284,8 +280,7 @@ func (s *Server) createVolume(w http.ResponseWriter, r *http.Request) error {
 		return badRequest("volume: %w", err)
 	}
 	st := s.backend.State()
-	_, who := s.role(r)
-	v := cluster.VolumeRecord{Name: req.Name, Disk: req.Disk, FS: cmp.Or(req.FS, cluster.Ext4), UUID: newUUID(), CreatedBy: who, Created: time.Now().UTC()}
+	v := cluster.VolumeRecord{Name: req.Name, Disk: req.Disk, FS: cmp.Or(req.FS, cluster.Ext4), UUID: newUUID(), CreatedBy: s.asker(r), Created: time.Now().UTC()}
 	d := st.Disk(req.Disk)
 	if d != nil {
 		v.Disk, v.Size = d.WWN, d.Size
