@@ -132,6 +132,12 @@ func (b *backend) Commit(ctx context.Context, t cluster.Txn) (bool, error) {
 	return ok, err
 }
 
+func (b *backend) CommitAt(ctx context.Context, t cluster.Txn) (int64, bool, error) {
+	return b.store.Commit(ctx, t)
+}
+
+func (b *backend) Disks() api.Disks { return b.disks }
+
 func (b *backend) Events(ctx context.Context, after uint64, follow bool, fn func(cluster.Event) error) error {
 	return b.store.Events(ctx, after, follow, fn)
 }

@@ -226,7 +226,7 @@ func (a *Agent) restoreFrom(ctx context.Context, d *openDisk, e clusterdisk.Evid
 	if self == nil || self.MachineID != req.MachineID {
 		return nil, fmt.Errorf("the ledger on %s does not know this machine: another one has to restore it", d.name)
 	}
-	slot := slotOf(st.Disk, req.Name)
+	slot := slotOf(st.LedgerDisk, req.Name)
 	if slot < 0 {
 		slot = freeSlot(st, v.Copy)
 	}
@@ -324,11 +324,11 @@ func takeSlot(l *clusterdisk.Ledger, slot int, node string) error {
 // freeSlot is one for a node that has none: of nobody, else of a node that is lost or is none any more, and never the one
 // that is restored from.
 func freeSlot(st *cluster.State, from *clusterdisk.Copy) int {
-	if st.Disk == nil {
+	if st.LedgerDisk == nil {
 		return 0
 	}
 	lost := -1
-	for i, name := range st.Disk.Slots {
+	for i, name := range st.LedgerDisk.Slots {
 		if from != nil && !from.Snapshot && from.Slot == i {
 			continue
 		}
@@ -358,7 +358,7 @@ func (p *parts) keepDisk(ctx context.Context) {
 	}()
 	for {
 		st := p.state.Load()
-		if st.Disk != nil {
+		if st.LedgerDisk != nil {
 			p.store.Expect(store.DefaultDetachAfter)
 			switch {
 			case p.store.Mirror().Attached:
@@ -370,7 +370,7 @@ func (p *parts) keepDisk(ctx context.Context) {
 					d = nil // the store has it from now on
 				} else if ctx.Err() == nil && err.Error() != said {
 					said = err.Error()
-					p.a.log.Error("this node's copy of the ledger is not on the cluster disk", "disk", st.Disk.WWN, "err", err)
+					p.a.log.Error("this node's copy of the ledger is not on the cluster disk", "disk", st.LedgerDisk.WWN, "err", err)
 				}
 			}
 		}
@@ -453,9 +453,9 @@ func (p *parts) findDisk(st *cluster.State) (*openDisk, error) {
 	if err != nil {
 		return nil, err
 	}
-	at := slices.IndexFunc(list, func(c clusterdisk.Candidate) bool { return c.WWN == st.Disk.WWN })
+	at := slices.IndexFunc(list, func(c clusterdisk.Candidate) bool { return c.WWN == st.LedgerDisk.WWN })
 	if at < 0 {
-		return nil, fmt.Errorf("disk %s is not there: is its array on, and does this node see it?", st.Disk.WWN)
+		return nil, fmt.Errorf("disk %s is not there: is its array on, and does this node see it?", st.LedgerDisk.WWN)
 	}
 	secret, err := hex.DecodeString(p.a.seed.Token)
 	if err != nil {
@@ -492,23 +492,23 @@ func (p *parts) formatDisk(c clusterdisk.Candidate, st *cluster.State, token []b
 		return err
 	}
 	_, err = clusterdisk.Format(dev, clusterdisk.Header{Cluster: st.Meta.Name, ClusterID: st.Meta.ID, CA: print,
-		Incarnation: st.Meta.Incarnation, Slots: len(st.Disk.Slots)}, token, time.Now())
+		Incarnation: st.Meta.Incarnation, Slots: len(st.LedgerDisk.Slots)}, token, time.Now())
 	return err
 }
 
 // allotSlot has the ledger say which slot is this node's.
 func (p *parts) allotSlot(ctx context.Context, st *cluster.State) (int, error) {
-	slot := slotOf(st.Disk, p.a.id.Name)
+	slot := slotOf(st.LedgerDisk, p.a.id.Name)
 	if slot >= 0 {
 		return slot, nil
 	}
 	if slot = freeSlot(st, nil); slot < 0 {
-		return 0, fmt.Errorf("all %d slots of the cluster disk are in use", len(st.Disk.Slots))
+		return 0, fmt.Errorf("all %d slots of the cluster disk are in use", len(st.LedgerDisk.Slots))
 	}
-	next := cluster.ClusterDisk{WWN: st.Disk.WWN, Slots: slices.Clone(st.Disk.Slots)}
+	next := cluster.ClusterDisk{WWN: st.LedgerDisk.WWN, Slots: slices.Clone(st.LedgerDisk.Slots)}
 	next.Slots[slot] = p.a.id.Name
 	_, ok, err := p.store.Commit(ctx, cluster.Txn{
-		Conditions: []cluster.Condition{{Key: cluster.KeyDisk, Revision: st.Disk.Revision}},
+		Conditions: []cluster.Condition{{Key: cluster.KeyDisk, Revision: st.LedgerDisk.Revision}},
 		Puts:       []cluster.Put{{Key: cluster.KeyDisk, Value: next}},
 	})
 	if err == nil && !ok {
@@ -535,7 +535,7 @@ func (p *parts) watchDisk(ctx context.Context, st *cluster.State, was diskWatch)
 		e := cluster.Event{Time: time.Now(), Node: p.a.id.Name, Kind: cluster.EventCluster, Subject: p.a.id.Name,
 			Text: p.a.id.Name + " keeps the ledger on the cluster disk again", Why: "the disk takes writes"}
 		if now.Detached {
-			e.Text = fmt.Sprintf("%s cannot write the ledger to the cluster disk %s: what is committed from now on is lost if all voters lose power", p.a.id.Name, st.Disk.WWN)
+			e.Text = fmt.Sprintf("%s cannot write the ledger to the cluster disk %s: what is committed from now on is lost if all voters lose power", p.a.id.Name, st.LedgerDisk.WWN)
 			e.Why = fmt.Sprintf("the disk took no write for %v (%v); voters stay who they are until it does", store.DefaultDetachAfter, now.Err)
 		}
 		select {

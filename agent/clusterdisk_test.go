@@ -11,19 +11,19 @@ import (
 
 func TestSlots(t *testing.T) {
 	st := &cluster.State{
-		Disk:  &cluster.ClusterDisk{Slots: []string{"n1", "n2", "n3", ""}},
-		Nodes: []cluster.Node{{Name: "n1", Voter: true}, {Name: "n2", State: cluster.NodeLost, Voter: true}, {Name: "n3", MemberID: 3}, {Name: "n4"}},
+		LedgerDisk: &cluster.ClusterDisk{Slots: []string{"n1", "n2", "n3", ""}},
+		Nodes:      []cluster.Node{{Name: "n1", Voter: true}, {Name: "n2", State: cluster.NodeLost, Voter: true}, {Name: "n3", MemberID: 3}, {Name: "n4"}},
 	}
-	if got := slotOf(st.Disk, "n3"); got != 2 {
+	if got := slotOf(st.LedgerDisk, "n3"); got != 2 {
 		t.Errorf("slot of n3: %d", got)
 	}
-	if got := slotOf(st.Disk, "n4"); got != -1 {
+	if got := slotOf(st.LedgerDisk, "n4"); got != -1 {
 		t.Errorf("slot of n4: %d", got)
 	}
 	if got := freeSlot(st, nil); got != 3 {
 		t.Errorf("got slot %d, want the free one", got)
 	}
-	st.Disk.Slots[3] = "n5"
+	st.LedgerDisk.Slots[3] = "n5"
 	st.Nodes = append(st.Nodes, cluster.Node{Name: "n5", Voter: true})
 	if got := freeSlot(st, nil); got != 1 {
 		t.Errorf("got slot %d, want the lost node's", got)
@@ -31,7 +31,7 @@ func TestSlots(t *testing.T) {
 	if got := freeSlot(st, &clusterdisk.Copy{Slot: 1}); got != -1 {
 		t.Errorf("got slot %d, want none: the copy to restore from is in the only one", got)
 	}
-	value, err := json.Marshal(st.Disk)
+	value, err := json.Marshal(st.LedgerDisk)
 	if err != nil {
 		t.Fatal(err)
 	}

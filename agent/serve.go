@@ -18,6 +18,7 @@ import (
 	"github.com/skein-os/skein/agent/balance"
 	"github.com/skein-os/skein/agent/cluster"
 	"github.com/skein-os/skein/agent/container"
+	"github.com/skein-os/skein/agent/disks"
 	"github.com/skein-os/skein/agent/member"
 	"github.com/skein-os/skein/agent/network"
 	"github.com/skein-os/skein/agent/node"
@@ -44,6 +45,7 @@ type parts struct {
 	runtime  *container.Runtime
 	runner   *workload.Runner
 	balancer *balance.Balancer
+	disks    *disks.Manager
 	peers    *peers
 
 	state atomic.Pointer[cluster.State]
@@ -110,7 +112,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	if err != nil {
 		return err
 	}
-	if first.Disk != nil {
+	if first.LedgerDisk != nil {
 		p.store.Expect(store.DefaultDetachAfter) // before this node can become a voter
 	}
 	self := m.Node
@@ -155,6 +157,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	run(p.recordDecisions)
 	run(p.keepLinks)
 	run(p.keepDisk)
+	run(p.disks.Watch)
 	a.log.Info("node is a member", "node", self.Name, "number", self.Number, "epoch", self.Epoch, "cluster", m.Meta.Name)
 	<-ctx.Done()
 	if !a.ordered() && a.opts.Crash != nil {
@@ -191,7 +194,8 @@ func (p *parts) open() error {
 	}
 	if p.runtime, err = container.New(container.Config{
 		Root: p.a.path("containers"), Images: p.images, Cgroup: "/skein.services",
-		Bridge: network.Bridge, Subnet: p.m.net.Subnet(), Log: log.With("part", "containers"),
+		Volumes: p.a.path("volumes"),
+		Bridge:  network.Bridge, Subnet: p.m.net.Subnet(), Log: log.With("part", "containers"),
 	}); err != nil {
 		return err
 	}
@@ -200,8 +204,11 @@ func (p *parts) open() error {
 	}); err != nil {
 		return err
 	}
+	if p.disks, err = p.openDisks(); err != nil {
+		return err
+	}
 	p.runner = workload.NewRunner(workload.RunnerConfig{
-		Node: p.a.id.Name, Runtime: p.runtime, Images: ensurer{p}, Log: log.With("part", "runner"),
+		Node: p.a.id.Name, Runtime: p.runtime, Images: ensurer{p}, Volumes: p.disks, Log: log.With("part", "runner"),
 		Report: p.report,
 	})
 	return nil

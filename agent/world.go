@@ -61,7 +61,14 @@ func (w *world) Commit(id uint64, t cluster.Txn) {
 	})
 }
 
-func (w *world) Run(instances []cluster.Instance) { w.runner.Set(instances) }
+func (w *world) Run(instances []cluster.Instance) {
+	w.runner.Set(instances)
+	for i := range instances {
+		if in := instances[i]; node.CutOff(&in) {
+			w.cutOff(in)
+		}
+	}
+}
 
 func (w *world) Quiet(peer string) {
 	w.a.wg.Go(func() {

@@ -28,6 +28,13 @@ type memory struct {
 	restarted string // why
 	left      string // how and why
 	frozen    error  // of commits
+	disks     Disks
+}
+
+func (m *memory) Disks() Disks { return m.disks }
+func (m *memory) CommitAt(ctx context.Context, t cluster.Txn) (int64, bool, error) {
+	ok, err := m.Commit(ctx, t)
+	return int64(100 + len(m.committed)), ok, err
 }
 
 func (m *memory) Self() string            { return m.self }

@@ -25,12 +25,12 @@ func (s *Server) setClusterDisk(w http.ResponseWriter, r *http.Request) error {
 		return badRequest("cluster disk: name the disk by its WWN")
 	}
 	st := s.backend.State()
-	if st.Disk != nil {
-		if st.Disk.WWN == req.WWN {
-			writeJSON(w, http.StatusOK, st.Disk)
+	if st.LedgerDisk != nil {
+		if st.LedgerDisk.WWN == req.WWN {
+			writeJSON(w, http.StatusOK, st.LedgerDisk)
 			return nil
 		}
-		return conflict("the cluster has a cluster disk, %s: if there were another one, nobody could tell which is newer", st.Disk.WWN)
+		return conflict("the cluster has a cluster disk, %s: if there were another one, nobody could tell which is newer", st.LedgerDisk.WWN)
 	}
 	d := cluster.ClusterDisk{WWN: req.WWN}
 	for i := range st.Nodes {
@@ -59,7 +59,7 @@ func (s *Server) setClusterDisk(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) showClusterDisk(w http.ResponseWriter, _ *http.Request) error {
-	d := s.backend.State().Disk
+	d := s.backend.State().LedgerDisk
 	if d == nil {
 		return notFound("there is no cluster disk; 'skein cluster disk use WWN' makes a LUN it")
 	}

@@ -22,7 +22,7 @@ func TestSetClusterDisk(t *testing.T) {
 			m := newMemory("n1")
 			m.state.Nodes[0].MemberID = 7
 			if tt.has != "" {
-				m.state.Disk = &cluster.ClusterDisk{WWN: tt.has}
+				m.state.LedgerDisk = &cluster.ClusterDisk{WWN: tt.has}
 			}
 			c, _ := serve(t, m, tt.role)
 			d, err := c.SetClusterDisk(t.Context(), tt.wwn)

@@ -29,6 +29,10 @@ type Backend interface {
 	Memory() Memory
 
 	Commit(ctx context.Context, t cluster.Txn) (ok bool, err error)
+	// CommitAt tells the ledger's revision of the change, too.
+	CommitAt(ctx context.Context, t cluster.Txn) (revision int64, ok bool, err error)
+	// Disks are those of this node.
+	Disks() Disks
 	Events(ctx context.Context, after uint64, follow bool, fn func(cluster.Event) error) error
 
 	LoadImage(ctx context.Context, archive io.Reader) ([]cluster.Image, error)
@@ -125,6 +129,7 @@ func NewServer(b Backend, join http.Handler, role func(*http.Request) (string, s
 	s.handle("POST /v1/nodes/{name}/confirm-off", operator, s.confirmOff)
 	s.handle("PUT /v1/clusterdisk", operator, s.setClusterDisk)
 	s.handle("GET /v1/clusterdisk", reader, s.showClusterDisk)
+	s.storageRoutes(reader, operator)
 	// Where a slow agent spends its time, for `go tool pprof`.
 	s.handle("GET /debug/pprof/profile", operator, func(w http.ResponseWriter, r *http.Request) error { pprof.Profile(w, r); return nil })
 	s.handle("GET /debug/pprof/", operator, func(w http.ResponseWriter, r *http.Request) error { pprof.Index(w, r); return nil })

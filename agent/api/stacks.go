@@ -31,6 +31,7 @@ func (s *Server) deploy(w http.ResponseWriter, r *http.Request) error {
 	}
 	t, result := deployTxn(st, stack, req.Services)
 	if len(t.Puts)+len(t.Deletes) > 0 {
+		holdVolumes(st, &t)
 		_, who := s.role(r)
 		for i := range t.Events {
 			t.Events[i].Node, t.Events[i].Time = s.backend.Self(), time.Now()
@@ -55,10 +56,20 @@ func checkServices(st *cluster.State, stack string, services []cluster.Service) 
 		}
 	}
 	seen := map[string]bool{}
+	disks := map[string]string{} // WWN -> service of this stack
 	for i := range services {
 		svc := &services[i]
+		if err := st.ResolveVolumes(svc); err != nil {
+			return badRequest("%w", err)
+		}
 		if err := svc.CheckVolumes(); err != nil {
 			return badRequest("%w", err)
+		}
+		for _, v := range svc.Volumes {
+			if o := disks[v.Disk]; o != "" {
+				return conflict("service %s: volume %s is service %s's: a volume has one service", svc.FullName(), v.Name, o)
+			}
+			disks[v.Disk] = svc.FullName()
 		}
 		if svc.Stack != stack || !validName.MatchString(svc.Name) {
 			return badRequest("service %q of stack %q: names must be lower-case letters, digits and dashes, and the stack must be %s", svc.Name, svc.Stack, stack)
@@ -81,6 +92,23 @@ func checkServices(st *cluster.State, stack string, services []cluster.Service) 
 		svc.ImageDigest = img.Digest
 	}
 	return nil
+}
+
+// holdVolumes writes the records of the volumes that services get: of two deploys that give one volume away at
+// once, or a deploy and the volume's removal, one is refused.
+func holdVolumes(st *cluster.State, t *cluster.Txn) {
+	for _, p := range t.Puts {
+		svc, ok := p.Value.(cluster.Service)
+		if !ok {
+			continue
+		}
+		for _, v := range svc.Volumes {
+			if r := st.Volume(v.Name); r != nil {
+				t.Conditions = append(t.Conditions, cluster.Condition{Key: r.Key(), Revision: r.Revision})
+				t.Puts = append(t.Puts, cluster.Put{Key: r.Key(), Value: *r})
+			}
+		}
+	}
 }
 
 func findImage(st *cluster.State, ref string) *cluster.Image {

@@ -8,19 +8,22 @@ import (
 // Keys of the ledger. One record a key, JSON.
 const (
 	KeyRoot      = "/skein/"
-	KeyNodes     = KeyRoot + "nodes/"     // nodes/<name> -> Node
-	KeyServices  = KeyRoot + "services/"  // services/<stack>/<service> -> Service
-	KeyInstances = KeyRoot + "instances/" // instances/<node>/<id> -> Instance
-	KeySlots     = KeyRoot + "slots/"     // slots/<stack>/<service>/<slot> -> id of the claim that holds it
-	KeyStatus    = KeyRoot + "status/"    // status/<node>/<id> -> Status
-	KeyImages    = KeyRoot + "images/"    // images/<reference> -> Image
-	KeyBMCs      = KeyRoot + "bmcs/"      // bmcs/<node> -> BMC; its password is secret/bmc/<node>
-	KeyFences    = KeyRoot + "fences/"    // fences/<node> -> Fence, the newest
-	KeyWatchdogs = KeyRoot + "watchdogs/" // watchdogs/<node> -> WatchdogPolicy
-	KeyEvents    = KeyRoot + "events/"    // events/<20-digit sequence> -> Event, the last 1000
-	KeyMeta      = KeyRoot + "meta"       // Meta
-	KeyDisk      = KeyRoot + "disk"       // ClusterDisk, if there is one
-	KeySecrets   = KeyRoot + "secret/"    // CA key, join token, heartbeat key: never sent by the API
+	KeyNodes     = KeyRoot + "nodes/"      // nodes/<name> -> Node
+	KeyServices  = KeyRoot + "services/"   // services/<stack>/<service> -> Service
+	KeyInstances = KeyRoot + "instances/"  // instances/<node>/<id> -> Instance
+	KeySlots     = KeyRoot + "slots/"      // slots/<stack>/<service>/<slot> -> id of the claim that holds it
+	KeyStatus    = KeyRoot + "status/"     // status/<node>/<id> -> Status
+	KeyImages    = KeyRoot + "images/"     // images/<reference> -> Image
+	KeyBMCs      = KeyRoot + "bmcs/"       // bmcs/<node> -> BMC; its password is secret/bmc/<node>
+	KeyFences    = KeyRoot + "fences/"     // fences/<node> -> Fence, the newest
+	KeyWatchdogs = KeyRoot + "watchdogs/"  // watchdogs/<node> -> WatchdogPolicy
+	KeySANs      = KeyRoot + "sans/"       // sans/<name> -> SAN; its CHAP secret is secret/san/<name>
+	KeyDisks     = KeyRoot + "disks/"      // disks/<WWN> -> Disk, enrolled
+	KeyVolumes   = KeyRoot + "volumes/"    // volumes/<name> -> VolumeRecord
+	KeyEvents    = KeyRoot + "events/"     // events/<20-digit sequence> -> Event, the last 1000
+	KeyMeta      = KeyRoot + "meta"        // Meta
+	KeyDisk      = KeyRoot + "clusterdisk" // ClusterDisk, if there is one; its name begins no other one
+	KeySecrets   = KeyRoot + "secret/"     // CA key, join token, heartbeat key: never sent by the API
 )
 
 // SlotKey is the ledger's key that the holder of the slot owns.
@@ -85,22 +88,26 @@ const (
 	EventService EventKind = "service" // deployed, moved, failed, removed
 	EventImage   EventKind = "image"
 	EventCluster EventKind = "cluster" // formed, coordinator changed
+	EventStorage EventKind = "storage" // a SAN, a disk or a volume was made, tested, removed, or is in trouble
 )
 
 // State is a consistent copy of the ledger at Revision. Slices are sorted by key. Whoever gets a State
 // must not change it: it is shared.
 type State struct {
-	Revision  int64
-	Meta      Meta
-	Nodes     []Node
-	Services  []Service
-	Instances []Instance
-	Statuses  []Status
-	Images    []Image
-	BMCs      []BMC
-	Fences    []Fence
-	Watchdogs []WatchdogPolicy
-	Disk      *ClusterDisk // nil: there is none
+	Revision   int64
+	Meta       Meta
+	Nodes      []Node
+	Services   []Service
+	Instances  []Instance
+	Statuses   []Status
+	Images     []Image
+	BMCs       []BMC
+	Fences     []Fence
+	Watchdogs  []WatchdogPolicy
+	LedgerDisk *ClusterDisk // nil: there is none
+	SANs       []SAN
+	Disks      []Disk
+	Volumes    []VolumeRecord
 	// Events are not part of it: they are read by whoever shows them.
 }
 

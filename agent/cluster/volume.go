@@ -7,8 +7,23 @@ import (
 
 // Volume is a disk that one instance at a time may write, which the disk itself enforces by its reservation.
 type Volume struct {
-	Name string `json:"name"` // what the service calls it
+	Name string `json:"name"` // the volume's, see VolumeRecord
 	Disk string `json:"disk"` // what all nodes know it by: its WWN, never a device's name
+	// Target is where the container finds it. Empty: it is reserved and not mounted.
+	Target   string `json:"target,omitempty"`
+	ReadOnly bool   `json:"read_only,omitempty"` // in the container; its journal is replayed all the same
+	FS       string `json:"fs,omitempty"`
+	UUID     string `json:"uuid,omitempty"` // of the file system that must be on it
+	// Asked is what the operator wrote of it. The ledger has none: ResolveVolumes takes it away.
+	Asked *VolumeAsked `json:"asked,omitempty"`
+}
+
+// VolumeAsked is what a Compose file says of a volume, for the answer to whether there is such a one.
+type VolumeAsked struct {
+	At   string `json:"at,omitempty"` // file:line:column
+	Size int64  `json:"size_bytes,omitempty"`
+	FS   string `json:"fs,omitempty"`
+	Disk string `json:"disk,omitempty"` // WWN or alias
 }
 
 // LeaseGuards tells whether the end of a lost owner's lease is proof enough for the floating addresses of a

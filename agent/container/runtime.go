@@ -28,6 +28,10 @@ type Config struct {
 	// NoPivot: the root is an initramfs, from which pivot_root is impossible. Weaker; tests only.
 	NoPivot bool
 
+	// Volumes is the folder in which the agent mounts volumes, each under its name: a container gets the folder
+	// data of it. If the volume is not mounted there is no such folder, and the container does not start.
+	Volumes string
+
 	Bridge   string       // skein0; it must exist when a container is started
 	Subnet   netip.Prefix // the node's: .1 is the bridge, the rest is for containers
 	Resolver netip.Addr   // DNS server of containers; the node's address on the bridge by default

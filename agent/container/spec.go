@@ -22,6 +22,7 @@ type specInput struct {
 	rootfs   string   // the container's overlay
 	etc      string   // folder with resolv.conf, hosts, hostname
 	files    []string // paths of the contents of Spec.Files, in order
+	volumes  string   // folder in which the instance's volumes are mounted, each under its name
 	netns    string
 	cgroup   string // empty: no cgroup
 	noFile   uint64 // open files a process may have
@@ -164,6 +165,23 @@ func mounts(in specInput) ([]specs.Mount, error) {
 			default:
 				return nil, fmt.Errorf("tmpfs %q: option %q is not one of size, mode, uid, gid, nr_inodes, noexec, ro", t, o)
 			}
+		}
+		out = append(out, m)
+	}
+	for _, v := range svc.Volumes {
+		if v.Target == "" {
+			continue
+		}
+		if err := checkTarget(v.Target); err != nil {
+			return nil, fmt.Errorf("volume %s at %q: %w", v.Name, v.Target, err)
+		}
+		if in.volumes == "" || v.Name == "" || strings.ContainsAny(v.Name, "/\x00") || v.Name[0] == '.' {
+			return nil, fmt.Errorf("volume %q: this node has no place for it", v.Name)
+		}
+		// Private: the node must be able to unmount it as soon as the container has gone.
+		m := specs.Mount{Destination: path.Clean(v.Target), Type: "bind", Source: path.Join(in.volumes, v.Name, "data"), Options: []string{"bind", "nosuid", "nodev", "rprivate"}}
+		if v.ReadOnly {
+			m.Options = append(m.Options, "ro")
 		}
 		out = append(out, m)
 	}

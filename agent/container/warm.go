@@ -29,10 +29,12 @@ const mostWarm = 64
 // Warm makes containers ahead for instances that may have to be started here at once, and removes those
 // made ahead for others. They are complete, with root, network, cgroup and limits, and stand before the first
 // instruction of their program: nothing of the service runs. The instances need no ID; those over 64 are
-// left out. A container that cannot be made is an error, and the others are made nevertheless.
+// left out, and so are those with volumes, whose disk is not this node's yet: a container has its mounts from
+// when it is made. A container that cannot be made is an error, and the others are made nevertheless.
 //
 // Only one Warm may be under way at a time; Start may be called meanwhile.
 func (r *Runtime) Warm(ctx context.Context, list []cluster.Instance) error {
+	list = slices.DeleteFunc(slices.Clone(list), func(in cluster.Instance) bool { return len(in.Spec.Volumes) > 0 })
 	if len(list) > mostWarm {
 		list = list[:mostWarm]
 	}

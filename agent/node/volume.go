@@ -62,9 +62,18 @@ func (a *assignment) reserved() bool {
 func (a *assignment) order() cluster.Instance {
 	in := a.in
 	if a.lost != "" {
-		in.Stop, in.Spec.StopGrace = true, time.Nanosecond
+		in.Stop, in.Spec.StopGrace = true, cutGrace
 	}
 	return in
+}
+
+// cutGrace is the grace of an instance that has lost a volume: none.
+const cutGrace = time.Nanosecond
+
+// CutOff tells whether an instance of World.Run's list has lost a volume: it must be killed, and what it has not
+// written is not to be written any more.
+func CutOff(in *cluster.Instance) bool {
+	return in.Stop && in.Spec.StopGrace == cutGrace && len(in.Spec.Volumes) > 0
 }
 
 // cutOff is what becomes of a report when the instance has lost a volume: it is not merely stopped, the

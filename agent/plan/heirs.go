@@ -62,7 +62,7 @@ func HeirsOf(st *cluster.State, node, lost string) []cluster.Instance {
 
 // StartsEarly tells whether an heir may start an instance on a suspicion alone, before the loss is committed
 // and the slot is claimed: if it has no effect before its address is held, so that a wrong suspicion costs
-// nothing but the start.
+// nothing but the start. What has a volume never does: its disk is the old owner's until it is taken over.
 func StartsEarly(in *cluster.Instance) bool {
-	return in.Spec.Safety == cluster.SafetyLease && HoldsFloating(in)
+	return in.Spec.Safety == cluster.SafetyLease && len(in.Spec.Volumes) == 0 && HoldsFloating(in)
 }

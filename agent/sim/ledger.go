@@ -96,6 +96,15 @@ func (l *Ledger) State() *cluster.State {
 		case cluster.WatchdogPolicy:
 			v.Revision = r.change
 			st.Watchdogs = append(st.Watchdogs, v)
+		case cluster.SAN:
+			v.Revision = r.change
+			st.SANs = append(st.SANs, v)
+		case cluster.Disk:
+			v.Revision = r.change
+			st.Disks = append(st.Disks, v)
+		case cluster.VolumeRecord:
+			v.Revision = r.change
+			st.Volumes = append(st.Volumes, v)
 		case string: // a slot
 		default:
 			panic(fmt.Sprintf("ledger: record %s of unknown type %T", k, v))

@@ -52,6 +52,15 @@ func Live(cfg Config, st *cluster.State, coordinator string) (*Sim, error) {
 	for _, v := range st.Watchdogs {
 		l.records[v.Key()] = record{value: v, created: v.Revision, change: v.Revision}
 	}
+	for _, v := range st.SANs {
+		l.records[v.Key()] = record{value: v, created: v.Revision, change: v.Revision}
+	}
+	for _, v := range st.Disks {
+		l.records[v.Key()] = record{value: v, created: v.Revision, change: v.Revision}
+	}
+	for _, v := range st.Volumes {
+		l.records[v.Key()] = record{value: v, created: v.Revision, change: v.Revision}
+	}
 	for _, v := range st.Statuses {
 		l.records[v.Key()] = record{value: v, created: v.Revision, change: v.Revision}
 	}

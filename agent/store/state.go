@@ -14,7 +14,7 @@ import (
 )
 
 // statePrefixes are what a State is made of; meta is one key.
-var statePrefixes = []string{cluster.KeyNodes, cluster.KeyServices, cluster.KeyInstances, cluster.KeyStatus, cluster.KeyImages, cluster.KeyBMCs, cluster.KeyFences, cluster.KeyWatchdogs, cluster.KeyDisk}
+var statePrefixes = []string{cluster.KeyNodes, cluster.KeyServices, cluster.KeyInstances, cluster.KeyStatus, cluster.KeyImages, cluster.KeyBMCs, cluster.KeyFences, cluster.KeyWatchdogs, cluster.KeySANs, cluster.KeyDisks, cluster.KeyVolumes, cluster.KeyDisk}
 
 // Read reads the whole state as it is now: all that was committed before the call is in it.
 func (s *Store) Read(ctx context.Context) (*cluster.State, error) {
@@ -93,7 +93,7 @@ func (b *builder) put(kv *mvccpb.KeyValue) error {
 			return err
 		}
 		d.Revision = kv.ModRevision
-		b.next.Disk = &d
+		b.next.LedgerDisk = &d
 	case strings.HasPrefix(key, cluster.KeyNodes):
 		var v cluster.Node
 		if err := json.Unmarshal(kv.Value, &v); err != nil {
@@ -150,6 +150,27 @@ func (b *builder) put(kv *mvccpb.KeyValue) error {
 		}
 		v.Revision = kv.ModRevision
 		set(b, cluster.KeyWatchdogs, &b.next.Watchdogs, key, v, (*cluster.WatchdogPolicy).Key)
+	case strings.HasPrefix(key, cluster.KeySANs):
+		var v cluster.SAN
+		if err := json.Unmarshal(kv.Value, &v); err != nil {
+			return err
+		}
+		v.Revision = kv.ModRevision
+		set(b, cluster.KeySANs, &b.next.SANs, key, v, (*cluster.SAN).Key)
+	case strings.HasPrefix(key, cluster.KeyDisks):
+		var v cluster.Disk
+		if err := json.Unmarshal(kv.Value, &v); err != nil {
+			return err
+		}
+		v.Revision = kv.ModRevision
+		set(b, cluster.KeyDisks, &b.next.Disks, key, v, (*cluster.Disk).Key)
+	case strings.HasPrefix(key, cluster.KeyVolumes):
+		var v cluster.VolumeRecord
+		if err := json.Unmarshal(kv.Value, &v); err != nil {
+			return err
+		}
+		v.Revision = kv.ModRevision
+		set(b, cluster.KeyVolumes, &b.next.Volumes, key, v, (*cluster.VolumeRecord).Key)
 	}
 	return nil
 }
@@ -157,7 +178,7 @@ func (b *builder) put(kv *mvccpb.KeyValue) error {
 func (b *builder) remove(key string) {
 	switch {
 	case key == cluster.KeyDisk:
-		b.next.Disk = nil
+		b.next.LedgerDisk = nil
 	case strings.HasPrefix(key, cluster.KeyNodes):
 		unset(b, cluster.KeyNodes, &b.next.Nodes, key, (*cluster.Node).Key)
 	case strings.HasPrefix(key, cluster.KeyServices):
@@ -174,6 +195,12 @@ func (b *builder) remove(key string) {
 		unset(b, cluster.KeyFences, &b.next.Fences, key, (*cluster.Fence).Key)
 	case strings.HasPrefix(key, cluster.KeyWatchdogs):
 		unset(b, cluster.KeyWatchdogs, &b.next.Watchdogs, key, (*cluster.WatchdogPolicy).Key)
+	case strings.HasPrefix(key, cluster.KeySANs):
+		unset(b, cluster.KeySANs, &b.next.SANs, key, (*cluster.SAN).Key)
+	case strings.HasPrefix(key, cluster.KeyDisks):
+		unset(b, cluster.KeyDisks, &b.next.Disks, key, (*cluster.Disk).Key)
+	case strings.HasPrefix(key, cluster.KeyVolumes):
+		unset(b, cluster.KeyVolumes, &b.next.Volumes, key, (*cluster.VolumeRecord).Key)
 	}
 }
 

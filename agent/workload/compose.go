@@ -46,14 +46,18 @@ func (e *FileError) Error() string {
 // The meaning of the keys is that of the Compose specification (compose-go interprets them) with these
 // differences and defaults:
 //
-//   - build, bind mounts and named volumes, privileged, devices and the host's namespaces are errors; any
+//   - A named volume is one that 'skein volume create' made: volumes: {data: {driver: skein}} is volume STACK_data,
+//     or that of its name:. driver_opts size, fs and disk say what it must be. Its service has one replica, and its
+//     safety class is storage.
+//   - build, bind mounts and other named volumes, privileged, devices and the host's namespaces are errors; any
 //     other key that Skein does not act on is a Warning, never silence. Keys that begin with x- are the
 //     operator's own, but for x-skein.
 //   - x-skein.health: http://:80/health or tcp://:5432, a check that the node makes itself instead of the
 //     command of healthcheck, whose times it uses.
 //   - The root file system is read-only unless read_only is false; tmpfs gives places to write.
 //   - x-skein.addresses: addresses that move with the service. x-skein.safety: lease (default: the old
-//     owner's address is proven dark before another node takes it) or power (its power must be off).
+//     owner's address is proven dark before another node takes it), storage (what a service with a volume has: its
+//     disks are taken from the old owner) or power (its power must be off).
 //   - A port without a published number is published under its own number.
 //   - restart_policy: condition any, delay 1 s, 3 attempts within 60 s, then the planner moves it.
 //     A job restarts on-failure.
@@ -78,6 +82,7 @@ func Parse(ctx context.Context, filename string, data []byte, stack string, env 
 	}
 	f.checkKeys(root)
 	f.checkValues(root)
+	f.checkVolumes(root)
 	if f.failed() {
 		return f.result(nil)
 	}

@@ -42,6 +42,11 @@ const (
 func Hash(s *cluster.Service) string {
 	c := *s
 	c.Replicas, c.Hash, c.Revision = 0, "", 0
+	c.Volumes = slices.Clone(c.Volumes)
+	for i := range c.Volumes { // where it is written, and what the ledger knows of it, is no reason to replace it
+		v := &c.Volumes[i]
+		v.Disk, v.FS, v.UUID, v.Asked = "", "", "", nil
+	}
 	b, err := json.Marshal(&c) // canonical: struct fields in order, map keys sorted
 	if err != nil {
 		panic("workload: a service that is no JSON: " + err.Error()) // only NaN could do that, Parse lets none in
@@ -84,7 +89,7 @@ func (f *file) services(project *types.Project, root map[string]any) []cluster.S
 		f.resources(&s, p, &cs)
 		written, _ := tree["ports"].([]any)
 		f.ports(&s, p, cs.Ports, len(written) == len(cs.Ports))
-		f.mounts(&s, p, &cs)
+		f.mounts(&s, p, &cs, project)
 		f.files(&s, p, cs.Configs, project.Configs)
 		f.extension(&s, p, cs.Extensions["x-skein"])
 		for _, a := range s.Floating {
@@ -320,7 +325,7 @@ func (f *file) ports(s *cluster.Service, p string, ports []types.ServicePortConf
 	}
 }
 
-func (f *file) mounts(s *cluster.Service, p string, cs *types.ServiceConfig) {
+func (f *file) mounts(s *cluster.Service, p string, cs *types.ServiceConfig, project *types.Project) {
 	for i, t := range cs.Tmpfs {
 		target, options, _ := strings.Cut(t, ":")
 		tp := p + ".tmpfs." + itoa(i)
@@ -337,8 +342,12 @@ func (f *file) mounts(s *cluster.Service, p string, cs *types.ServiceConfig) {
 	}
 	for i, v := range cs.Volumes {
 		vp := p + ".volumes." + itoa(i)
+		if v.Type == types.VolumeTypeVolume {
+			f.volume(s, vp, &v, project)
+			continue
+		}
 		if v.Type != types.VolumeTypeTmpfs { // of an extended service; others were refused before
-			f.fail(vp, "volumes that keep data are not supported yet")
+			f.fail(vp, "%s", noBind)
 			continue
 		}
 		if !f.checkTarget(vp, v.Target) {
@@ -457,8 +466,12 @@ func (f *file) extension(s *cluster.Service, p string, v any) {
 				s.Floating = append(s.Floating, a)
 			}
 		case "safety":
-			switch v {
-			case "lease", "power":
+			switch has := len(s.Volumes) > 0; {
+			case has && v != "storage":
+				f.fail(p+".safety", "a service with a volume has safety storage, not %q: its disk is taken from a lost owner before it runs elsewhere; remove this line", fmt.Sprint(v))
+			case !has && v == "storage":
+				f.fail(p+".safety", "storage is for a service with a volume, and this one has none")
+			case v == "lease" || v == "power" || v == "storage":
 				s.Safety = cluster.Safety(v.(string))
 			default:
 				f.fail(p+".safety", "%q is not one of lease, power", fmt.Sprint(v))

@@ -44,7 +44,7 @@ var (
 		services.*.ports.[].name services.*.ports.[].app_protocol services.*.ports.[].mode
 		services.*.volumes.[].source services.*.volumes.[].read_only services.*.volumes.[].bind
 		services.*.volumes.[].volume services.*.volumes.[].consistency services.*.volumes.[].image
-		services.*.attach services.*.pull_policy volumes`)  // volumes: a service that uses one is refused
+		services.*.attach services.*.pull_policy volumes`)  // volumes: see checkVolumes
 
 	refusedKeys = map[string]string{
 		"include":                       "Skein deploys one file: write what \"docker compose config\" prints and deploy that",
@@ -59,7 +59,7 @@ var (
 		"services.*.pid":                "containers do not share process ids: remove it",
 		"services.*.ipc":                "containers do not share memory: remove it",
 		"services.*.userns_mode":        "remove it",
-		"services.*.volumes_from":       "volumes are not supported yet",
+		"services.*.volumes_from":       "a volume has one service: name it in volumes: of that one",
 		"services.*.provider":           "services are containers: give an image",
 		"services.*.use_api_socket":     "there is no Docker on a Skein node: remove it",
 		"services.*.models":             "remove it: Skein runs containers only",
@@ -68,7 +68,7 @@ var (
 		"configs.*.template_driver":     "write the content as it should be; ${NAME} is replaced in content:",
 		"services.*.configs.[].uid":     "configs belong to root; set mode: if others must read it",
 		"services.*.configs.[].gid":     "configs belong to root; set mode: if others must read it",
-		"services.*.volumes.[].subpath": "volumes are not supported yet",
+		"services.*.volumes.[].subpath": "a service gets the whole volume",
 	}
 
 	// why a key has no effect, where more can be said than that

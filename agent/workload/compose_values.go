@@ -93,13 +93,6 @@ func (f *file) checkService(p string, s map[string]any) {
 	f.checkSize(s, p, "mem_limit")
 	f.checkSize(s, p, "mem_reservation")
 	f.checkEnvFiles(s["env_file"], p+".env_file")
-	volumes, _ := s["volumes"].([]any)
-	for i, v := range volumes {
-		vp := p + ".volumes." + itoa(i)
-		if m, ok := v.(map[string]any); !ok || m["type"] != "tmpfs" {
-			f.fail(vp, "volumes that keep data are not supported yet (they come with the shared disks): use tmpfs for scratch data, configs for small files")
-		}
-	}
 }
 
 // maxPorts of one service, ranges counted out.

@@ -33,11 +33,19 @@ type Images interface {
 	Ensure(ctx context.Context, ref, digest string) error
 }
 
+// Volumes mounts what an instance keeps its data on. Attach is called before each start; Detach before an end is
+// reported, since another node may have the disk from then on. Both do nothing for an instance without volumes.
+type Volumes interface {
+	Attach(ctx context.Context, in cluster.Instance) error
+	Detach(ctx context.Context, in cluster.Instance) error
+}
+
 // RunnerConfig is what a Runner works with.
 type RunnerConfig struct {
 	Node    string // this node's name, for Status.Node
 	Runtime Runtime
 	Images  Images
+	Volumes Volumes // nil: an instance with a volume fails
 	// Report is called at each change of an instance's status, in order for one instance, at the same
 	// time for different ones. It must not block.
 	Report func(cluster.Status)
@@ -234,7 +242,11 @@ func (l *life) end(ctx context.Context) {
 			l.status.ExitCode = e.Code
 		case errors.Is(err, container.ErrNotFound) || errors.Is(err, container.ErrNotRunning):
 			err = nil
-		default:
+		}
+		if err == nil {
+			err = l.detach(ctx)
+		}
+		if err != nil {
 			message = err.Error()
 		}
 		return err
@@ -288,6 +300,12 @@ func (l *life) attempts(ctx context.Context) {
 		v := afterExit(l.in.Spec.Mode, l.in.Spec.Restart, end)
 		restarts = v.restarts
 		l.status.Restarts, l.status.ExitCode = restarts, code
+		if v.state.Ended() {
+			l.persist(ctx, "unmount", func() error { return l.detach(ctx) })
+			if ctx.Err() != nil {
+				return
+			}
+		}
 		switch v.state {
 		case cluster.InstanceFailed:
 			if n := l.in.Spec.Restart.MaxAttempts; n > 0 && l.in.Spec.Restart.Condition != "none" {
@@ -321,12 +339,32 @@ func (l *life) attempt(ctx context.Context, restarts int) (end ending, why strin
 		l.started = l.starts.wait(ctx)
 	}
 	defer func() { l.started() }()
+	if err := l.attach(ctx); err != nil {
+		return ending{}, err.Error(), 0
+	}
 	run, err := l.cfg.Runtime.Start(ctx, l.in, restarts)
 	if err != nil {
 		return ending{}, err.Error(), 0
 	}
 	l.show(run)
 	return l.attend(ctx, run, false)
+}
+
+func (l *life) attach(ctx context.Context) error {
+	switch {
+	case len(l.in.Spec.Volumes) == 0:
+		return nil
+	case l.cfg.Volumes == nil:
+		return errors.New("this node has no volumes")
+	}
+	return l.cfg.Volumes.Attach(ctx, l.in)
+}
+
+func (l *life) detach(ctx context.Context) error {
+	if len(l.in.Spec.Volumes) == 0 || l.cfg.Volumes == nil {
+		return nil
+	}
+	return l.cfg.Volumes.Detach(ctx, l.in)
 }
 
 // attend looks after a running container until it ends, is found unhealthy and was stopped, or ctx ends.

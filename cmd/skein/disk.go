@@ -10,13 +10,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/skein-os/skein/agent/api"
 	"github.com/skein-os/skein/storage/reserve"
 )
 
 func diskCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "disk", Short: "Disks that several machines see, and their reservations",
-		Example: "  skein disk test /dev/sdb /dev/sdc"}
-	cmd.AddCommand(diskTestCommand())
+		Example: "  skein disk ls\n  skein disk enrol naa.600140500000000000000000000000a1 --alias db\n  skein disk test /dev/sdb /dev/sdc"}
+	cmd.AddCommand(diskLsCommand(), diskShowCommand(), diskEnrolCommand(), diskTestCommand())
 	return cmd
 }
 
@@ -26,19 +27,21 @@ const localTests = "skein disk test"
 
 func diskTestCommand() *cobra.Command {
 	var yes bool
+	var node string
 	var o reserve.TestOptions
 	var limit time.Duration
 	cmd := &cobra.Command{
-		Use: "test DEVICE DEVICE...", Short: "Find out whether a disk can fence: its reservations, through every path",
+		Use: "test DISK|DEVICE DEVICE...", Short: "Find out whether a disk can fence: its reservations, through every path",
 		Args: cobra.MinimumNArgs(1),
 		Long: `test asks a disk for everything that a takeover relies on: that a registration is seen through every path, that
 who is not registered cannot write, that a key can be taken away together with what is under way, that
 registrations are to outlast the target's power. It says "fast-fenced", or why not.
 
-It runs on this machine, as root. Name every path to the disk, two at least: with one path there is nobody
+Of a disk of the cluster, named by WWN or alias, the test is made on a node that sees it, and nothing is recorded:
+that is 'skein disk enrol'. Of devices it runs on this machine, as root. Name every path to the disk, two at least: with one path there is nobody
 to be refused. The disk must not be in use by any machine. Its last block is written with what it holds; all
 else is left alone. A disk on which somebody is registered is refused.`,
-		Example: "  skein disk test /dev/sdb /dev/sdc\n  skein disk test --yes /dev/sdb /dev/sdc /dev/sdd /dev/sde",
+		Example: "  skein disk test db\n  skein disk test /dev/sdb /dev/sdc\n  skein disk test --yes /dev/sdb /dev/sdc /dev/sdd /dev/sde",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !yes {
 				fmt.Fprintf(cmd.ErrOrStderr(), "Reservations of %s are tested: whoever uses this disk loses it meanwhile. Type %s again to go on: ", joined(args), args[0])
@@ -49,6 +52,12 @@ else is left alone. A disk on which somebody is registered is refused.`,
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), limit)
 			defer cancel()
+			if !strings.HasPrefix(args[0], "/") {
+				if len(args) > 1 {
+					return &usageError{errors.New("one disk of the cluster, or devices of this machine, which begin with a slash")}
+				}
+				return testOnNode(ctx, cmd, node, args[0], api.DiskTestRequest{TakeKeysAway: o.TakeAway})
+			}
 			v, err := testDisk(ctx, o, args)
 			if err != nil {
 				return err
@@ -61,6 +70,8 @@ else is left alone. A disk on which somebody is registered is refused.`,
 		},
 	}
 	fl := cmd.Flags()
+	addOutputFlag(cmd)
+	addNodeFlag(cmd, &node)
 	fl.BoolVar(&yes, "yes", false, "do not ask for the device's name again")
 	fl.BoolVar(&o.TakeAway, "take-keys-away", false, "first clear all registrations on the disk, whosoever they are: their owners lose it")
 	fl.DurationVar(&limit, "timeout", time.Minute, "give up after this time")
