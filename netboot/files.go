@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -67,3 +70,45 @@ func (d diskFile) Size() int64        { return d.info.Size() }
 func (d diskFile) ModTime() time.Time { return d.info.ModTime() }
 
 var _ io.ReadSeekCloser = diskFile{}
+
+// tftpName is the name that a machine asks for by TFTP: it says which machine it is, as "?mac=" does by HTTP.
+func tftpName(mac net.HardwareAddr, file string) string {
+	return strings.ReplaceAll(mac.String(), ":", "-") + "/" + file
+}
+
+// splitTFTPName is the MAC, empty if the name has none, and the file.
+func splitTFTPName(name string) (mac, file string) {
+	name = strings.TrimPrefix(name, "/")
+	if dir, file, ok := strings.Cut(name, "/"); ok {
+		if hw, err := net.ParseMAC(dir); err == nil {
+			return hw.String(), file
+		}
+	}
+	return "", name
+}
+
+// TFTP gives the files by TFTP. listen opens the socket of a transfer; done is as in [TFTP].
+func (f *Files) TFTP(listen func() (net.PacketConn, error), done func(name string, from netip.AddrPort, sent int64, err error)) *TFTP {
+	return &TFTP{
+		Open: func(name string, from netip.AddrPort) (io.ReadCloser, int64, error) {
+			mac, name := splitTFTPName(name)
+			file, err := f.Open(name)
+			if err != nil {
+				return nil, 0, err
+			}
+			begin, _ := stagesOf(name)
+			f.Reached(mac, from.Addr(), begin)
+			return file, file.Size(), nil
+		},
+		Listen: listen,
+		Done: func(name string, from netip.AddrPort, sent int64, err error) {
+			mac, file := splitTFTPName(name)
+			if _, end := stagesOf(file); err == nil && end != "" {
+				f.Reached(mac, from.Addr(), end)
+			}
+			if done != nil {
+				done(name, from, sent, err)
+			}
+		},
+	}
+}

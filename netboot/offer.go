@@ -54,6 +54,7 @@ func (s Site) httpURL(self netip.Addr, path string, query url.Values) string {
 // BootFile is what the client starts next: a URL, or a name to ask for by TFTP. The error says what is missing.
 func (s Site) BootFile(c Client, self netip.Addr) (string, error) {
 	query := url.Values{"mac": {c.MAC.String()}}
+	tftp := func(name string) (string, error) { return tftpName(c.MAC, name), nil }
 	switch {
 	case c.Loader == IPXE && c.Firmware != UEFIArm64:
 		return s.httpURL(self, scriptPath, query), nil
@@ -62,11 +63,11 @@ func (s Site) BootFile(c Client, self netip.Addr) (string, error) {
 	case c.Loader == HTTPBoot && c.Firmware == UEFIX64 && s.Unified:
 		return s.httpURL(self, bootPath+UnifiedFile, query), nil
 	case c.Loader == PXE && c.Firmware == UEFIX64 && s.Loaders:
-		return IPXEUEFI, nil
+		return tftp(IPXEUEFI)
 	case c.Loader == PXE && c.Firmware == UEFIX64 && s.Unified:
-		return UnifiedFile, nil
+		return tftp(UnifiedFile)
 	case c.Loader == PXE && c.Firmware == BIOS && s.Loaders:
-		return IPXEBIOS, nil
+		return tftp(IPXEBIOS)
 	}
 	return "", fmt.Errorf("%w: %s by %s: no file for it here (unified image: %v, iPXE: %v)", ErrUnsupported, c.Firmware, c.Loader, s.Unified, s.Loaders)
 }

@@ -47,10 +47,10 @@ func TestBootFile(t *testing.T) {
 		want        string
 		err         error
 	}{
-		{"BIOS", "PXEClient", iana.INTEL_X86PC, "", all, "undionly.kpxe", nil},
-		{"UEFI", pxe, iana.EFI_X86_64, "", all, "snponly.efi", nil},
-		{"UEFI as BC", pxe, iana.EFI_BC, "", all, "snponly.efi", nil},
-		{"UEFI without iPXE", pxe, iana.EFI_X86_64, "", Site{Unified: true}, "skein.efi", nil},
+		{"BIOS", "PXEClient", iana.INTEL_X86PC, "", all, "52-54-00-00-00-01/undionly.kpxe", nil},
+		{"UEFI", pxe, iana.EFI_X86_64, "", all, "52-54-00-00-00-01/snponly.efi", nil},
+		{"UEFI as BC", pxe, iana.EFI_BC, "", all, "52-54-00-00-00-01/snponly.efi", nil},
+		{"UEFI without iPXE", pxe, iana.EFI_X86_64, "", Site{Unified: true}, "52-54-00-00-00-01/skein.efi", nil},
 		{"UEFI, nothing for it", pxe, iana.EFI_X86_64, "", Site{}, "", ErrUnsupported},
 		{"HTTP Boot", http, iana.EFI_X86_64_HTTP, "", all, "http://10.0.0.5/v1/boot/skein.efi?mac=52%3A54%3A00%3A00%3A00%3A01", nil},
 		{"HTTP Boot without the unified image", http, iana.EFI_X86_64_HTTP, "", Site{Loaders: true}, "", ErrUnsupported},

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
-	"strings"
 	"sync"
 	"time"
 
@@ -130,7 +128,7 @@ func (s *Server) Run(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("listen for TFTP on %s: %w", i.Name, err)
 		}
-		t := s.tftp(self)
+		t := files.TFTP(func() (net.PacketConn, error) { return net.ListenPacket("udp4", netip.AddrPortFrom(self, 0).String()) }, s.transferred)
 		serve("TFTP on "+i.Name, func() { tftp.Close(); t.Close() }, func() error { return t.Serve(tftp) })
 		l, err := net.Listen("tcp4", netip.AddrPortFrom(self, s.cfg.HTTPPort).String())
 		if err != nil {
@@ -173,23 +171,11 @@ func probe(ctx context.Context, i Interface) error {
 	return nil
 }
 
-func (s *Server) tftp(self netip.Addr) *TFTP {
-	return &TFTP{
-		Open: func(name string, _ netip.AddrPort) (io.ReadCloser, int64, error) {
-			f, err := s.cfg.Folder.Open(strings.TrimPrefix(name, "/"))
-			if err != nil {
-				return nil, 0, err
-			}
-			return f, f.Size(), nil
-		},
-		Listen: func() (net.PacketConn, error) { return net.ListenPacket("udp4", netip.AddrPortFrom(self, 0).String()) },
-		Done: func(name string, from netip.AddrPort, sent int64, err error) {
-			if errors.Is(err, ErrAborted) {
-				return // firmware that asked for the size
-			}
-			s.cfg.Log.Info("TFTP", "file", name, "to", from, "bytes", sent, "err", err)
-		},
+func (s *Server) transferred(name string, from netip.AddrPort, sent int64, err error) {
+	if errors.Is(err, ErrAborted) {
+		return // firmware that asked for the size
 	}
+	s.cfg.Log.Info("TFTP", "file", name, "to", from, "bytes", sent, "err", err)
 }
 
 func (s *Server) reached(mac string, from netip.Addr, st Stage) {

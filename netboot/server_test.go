@@ -96,11 +96,11 @@ func ask(t *testing.T, m netspace.Machine, req *dhcpv4.DHCPv4, port int) (reply 
 func TestProxyBoots(t *testing.T) {
 	m, s := serve(t, nil)
 	offer := ask(t, m, question(t, dhcpv4.MessageTypeDiscover, "PXEClient:Arch:00007", iana.EFI_X86_64, ""), dhcpv4.ServerPort)
-	if offer.BootFileName != IPXEUEFI || !offer.YourIPAddr.IsUnspecified() {
+	if offer.BootFileName != tftpName(testMAC, IPXEUEFI) || !offer.YourIPAddr.IsUnspecified() {
 		t.Fatalf("got %s", offer.Summary())
 	}
 	again := ask(t, m, question(t, dhcpv4.MessageTypeRequest, "PXEClient:Arch:00007", iana.EFI_X86_64, ""), askPort)
-	if again.MessageType() != dhcpv4.MessageTypeAck || again.BootFileName != IPXEUEFI {
+	if again.MessageType() != dhcpv4.MessageTypeAck || again.BootFileName != tftpName(testMAC, IPXEUEFI) {
 		t.Errorf("on port 4011: got %s", again.Summary())
 	}
 	script := ask(t, m, question(t, dhcpv4.MessageTypeDiscover, "PXEClient:Arch:00007", iana.EFI_X86_64, "iPXE"), dhcpv4.ServerPort)
@@ -110,9 +110,12 @@ func TestProxyBoots(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		got, err := get(addr, IPXEUEFI)
+		got, err := get(addr, offer.BootFileName)
 		if err != nil || !bytes.Equal(got, bytes.Repeat([]byte("k"), 5000)) {
 			t.Errorf("TFTP: got %d bytes, %v", len(got), err)
+		}
+		if machines, _ := s.Machines(); len(machines) != 1 || machines[0].Stage != StageLoader {
+			t.Errorf("after TFTP: got %+v, want %s", machines, StageLoader)
 		}
 		conn, err := net.Dial("tcp4", "192.0.2.1:80")
 		if err != nil {
@@ -191,7 +194,7 @@ func TestFullServer(t *testing.T) {
 		return nil
 	})
 	boot := ask(t, m, question(t, dhcpv4.MessageTypeDiscover, "PXEClient", iana.INTEL_X86PC, ""), dhcpv4.ServerPort)
-	if boot.YourIPAddr.String() != "192.0.2.51" || boot.BootFileName != IPXEBIOS {
+	if boot.YourIPAddr.String() != "192.0.2.51" || boot.BootFileName != tftpName(testMAC, IPXEBIOS) {
 		t.Errorf("got %s", boot.Summary())
 	}
 	m.Do(t, func() error {

@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -122,14 +121,7 @@ func (b *bootServer) start() error {
 		if err != nil {
 			return err
 		}
-		t := &netboot.TFTP{Listen: func() (net.PacketConn, error) { return b.lab.host.ListenPacket(lan, 0) },
-			Open: func(name string, _ netip.AddrPort) (io.ReadCloser, int64, error) {
-				f, err := b.open(strings.TrimPrefix(name, "/"))
-				if err != nil {
-					return nil, 0, err
-				}
-				return f, f.Size(), nil
-			}}
+		t := files.TFTP(func() (net.PacketConn, error) { return b.lab.host.ListenPacket(lan, 0) }, nil)
 		b.closers = append(b.closers, conn)
 		b.wg.Go(func() { _ = t.Serve(conn); t.Close() }) // ends with the socket
 	}

@@ -37,9 +37,8 @@ const (
 const maxWait = 60 * time.Second
 
 type lio struct {
-	t     testing.TB
-	undo  []func()
-	disks []*lioDisk
+	t    testing.TB
+	undo []func()
 	// slow: between the loop device and the target is a map that can hold writes back.
 	slow   bool
 	number string // of the loop device
