@@ -63,6 +63,7 @@ fmt:
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/skein ./cmd/skein
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/skeind ./cmd/skeind
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/skein-san ./qemu/san/init
 
 image: build
 	bin/skein image build --cache $(CACHE) --skeind bin/skeind --out $(IMAGE)

@@ -19,6 +19,7 @@ import (
 	"github.com/skein-os/skein/initramfs/debian"
 	"github.com/skein-os/skein/initramfs/kernel"
 	"github.com/skein-os/skein/initramfs/tree"
+	"github.com/skein-os/skein/qemu/san"
 )
 
 // Format names a set of output files.
@@ -36,10 +37,12 @@ const (
 
 // Names of files in the output folder.
 const (
-	VmlinuxName  = "vmlinux"
-	BzImageName  = "bzImage"
-	LZ4Name      = "initramfs.cpio.lz4"
-	ZstdName     = "initramfs.cpio.zst"
+	VmlinuxName = "vmlinux"
+	BzImageName = "bzImage"
+	LZ4Name     = "initramfs.cpio.lz4"
+	ZstdName    = "initramfs.cpio.zst"
+	// SANName is the archive that the lab's storage array boots, with the nodes' kernel.
+	SANName      = "san.cpio.lz4"
 	ManifestName = "manifest.json"
 	// UKIName is the unified image, StubName the part of it that is systemd's: with it the image can be made anew
 	// around another command line.
@@ -70,6 +73,8 @@ type Options struct {
 	Archive *debian.Archive
 	// Skeind is the path of the node's program, which must be static.
 	Skeind string
+	// SAN is the path of the program of the lab's storage array (qemu/san/init); empty: the image has no array.
+	SAN string
 	// Out is the output folder; it is made if need be.
 	Out string
 	// Formats are what to write.
@@ -104,48 +109,59 @@ func Build(ctx context.Context, o Options) (m Manifest, built bool, err error) {
 	if len(o.Formats) == 0 {
 		return m, false, errors.New("no format wanted: lab, pxe or uki")
 	}
-	skeind, err := os.ReadFile(o.Skeind)
-	if err != nil {
-		return m, false, fmt.Errorf("read the node's program: %w", err)
-	}
-	if err := checkStatic(skeind); err != nil {
-		return m, false, fmt.Errorf("%s cannot be the first process: %w", o.Skeind, err)
-	}
-	input, err := inputSum(o, skeind)
+	skeind, err := readProgram(o.Skeind)
 	if err != nil {
 		return m, false, err
 	}
-	if m, ok := upToDate(o.Out, input, o.Formats); ok {
+	var array []byte
+	if o.SAN != "" {
+		if array, err = readProgram(o.SAN); err != nil {
+			return m, false, err
+		}
+	}
+	input, err := inputSum(o, skeind, array)
+	if err != nil {
+		return m, false, err
+	}
+	if m, ok := upToDate(o.Out, input, o.outputNames()); ok {
 		return m, false, nil
 	}
-	c, err := gather(ctx, o)
+	c, err := gather(ctx, o, nodeSteps)
 	if err != nil {
 		return m, false, err
 	}
-	if err := c.tree.File("/bin/skeind", 0o755, skeind); err != nil {
-		return m, false, err
-	}
-	m = Manifest{Kernel: c.kernel, Profile: o.Profile, Skeind: sum(skeind), Modules: c.modules, Contents: c.tree.Size()}
-	for _, name := range sortedNames(c.packages) {
-		m.Packages = append(m.Packages, PackageEntry{Package: c.packages[name], Licence: licencePath(name)})
-	}
-	inside, err := m.json()
+	archive, m, err := c.seal("skeind", skeind, o.Profile)
 	if err != nil {
 		return m, false, err
-	}
-	if err := c.tree.File("/etc/skein/manifest.json", 0o644, inside); err != nil {
-		return m, false, err
-	}
-	var archive bytes.Buffer
-	if err := writeArchive(&archive, c.tree); err != nil {
-		return m, false, fmt.Errorf("make the archive: %w", err)
 	}
 	m.Input = input
-	return m, true, writeOut(ctx, o, c, archive.Bytes(), &m)
+	return m, true, writeOut(ctx, o, c, archive, array, &m)
+}
+
+func readProgram(path string) ([]byte, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read a machine's program: %w", err)
+	}
+	if err := checkStatic(data); err != nil {
+		return nil, fmt.Errorf("%s cannot be the first process: %w", path, err)
+	}
+	return data, nil
+}
+
+// sanArchive is what the lab's storage array boots.
+func sanArchive(ctx context.Context, o Options, program []byte) ([]byte, error) {
+	o.Profile, o.Modules, o.Tools = "san", nil, san.Tools
+	c, err := gather(ctx, o, sanSteps)
+	if err != nil {
+		return nil, err
+	}
+	archive, _, err := c.seal("skein-san", program, o.Profile)
+	return archive, err
 }
 
 // writeOut writes the files of the formats and then the manifest.
-func writeOut(ctx context.Context, o Options, c *content, archive []byte, m *Manifest) error {
+func writeOut(ctx context.Context, o Options, c *content, archive, array []byte, m *Manifest) error {
 	if err := os.MkdirAll(o.Out, 0o755); err != nil {
 		return err
 	}
@@ -153,13 +169,13 @@ func writeOut(ctx context.Context, o Options, c *content, archive []byte, m *Man
 	if err := os.Remove(filepath.Join(o.Out, ManifestName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	packed := func(kind string) ([]byte, error) {
+	packed := func(kind string, archive []byte) ([]byte, error) {
 		var b bytes.Buffer
 		err := debian.Step(o.Log, "compressing the archive ("+kind+")", func() error { return compress(&b, kind, archive) })
 		return b.Bytes(), err
 	}
 	var zst []byte
-	for _, name := range outputNames(o.Formats) {
+	for _, name := range o.outputNames() {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -179,9 +195,13 @@ func writeOut(ctx context.Context, o Options, c *content, archive []byte, m *Man
 		case VmlinuxName:
 			err = debian.Step(o.Log, "unpacking the kernel", func() (err error) { data, err = kernel.Vmlinux(c.bzImage); return err })
 		case LZ4Name:
-			data, err = packed("lz4")
+			data, err = packed("lz4", archive)
+		case SANName:
+			if data, err = sanArchive(ctx, o, array); err == nil {
+				data, err = packed("lz4", data)
+			}
 		case ZstdName:
-			data, err = packed("zst")
+			data, err = packed("zst", archive)
 			zst = data
 		}
 		if err != nil {
@@ -213,8 +233,9 @@ func (o *Options) foreign(ctx context.Context, name string) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
-func outputNames(formats []Format) []string {
+func (o *Options) outputNames() []string {
 	var names []string
+	formats := o.Formats
 	if slices.Contains(formats, FormatPXE) || slices.Contains(formats, FormatUKI) {
 		names = append(names, BzImageName, ZstdName)
 	}
@@ -226,12 +247,15 @@ func outputNames(formats []Format) []string {
 	}
 	if slices.Contains(formats, FormatLab) {
 		names = append(names, VmlinuxName, LZ4Name)
+		if o.SAN != "" {
+			names = append(names, SANName)
+		}
 	}
 	return names
 }
 
 // inputSum is over all that decides the output.
-func inputSum(o Options, skeind []byte) (string, error) {
+func inputSum(o Options, skeind, array []byte) (string, error) {
 	modules, err := kernel.Profile(o.Profile)
 	if err != nil {
 		return "", err
@@ -243,7 +267,8 @@ func inputSum(o Options, skeind []byte) (string, error) {
 	if _, err := toolPackages(o.Tools); err != nil {
 		return "", err
 	}
-	data, err := json.Marshal([]any{layout, sum(skeind), o.Archive.Pins, o.Profile, modules, later, o.Modules, o.Tools, outputNames(o.Formats)})
+	data, err := json.Marshal([]any{layout, sum(skeind), o.Archive.Pins, o.Profile, modules, later, o.Modules, o.Tools, o.outputNames(),
+		sum(array), san.Modules, san.Tools})
 	if err != nil {
 		return "", err
 	}
@@ -251,7 +276,7 @@ func inputSum(o Options, skeind []byte) (string, error) {
 }
 
 // upToDate reads the files again: a file that somebody cut short must not be booted.
-func upToDate(out, input string, formats []Format) (Manifest, bool) {
+func upToDate(out, input string, names []string) (Manifest, bool) {
 	var m Manifest
 	data, err := os.ReadFile(filepath.Join(out, ManifestName))
 	if err != nil || json.Unmarshal(data, &m) != nil || m.Input != input {
@@ -261,7 +286,7 @@ func upToDate(out, input string, formats []Format) (Manifest, bool) {
 	for _, f := range m.Files {
 		have[f.Name] = f
 	}
-	for _, name := range outputNames(formats) {
+	for _, name := range names {
 		data, err := os.ReadFile(filepath.Join(out, name))
 		if err != nil || sum(data) != have[name].SHA256 {
 			return Manifest{}, false

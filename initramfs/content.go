@@ -1,6 +1,7 @@
 package initramfs
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -88,12 +89,20 @@ type content struct {
 	bzImage  []byte
 }
 
-// gather fetches the packages and makes the tree, all but skeind and the manifest.
-func gather(ctx context.Context, o Options) (*content, error) {
+// step adds a part of the tree.
+type step func(*content, context.Context, Options) error
+
+// What the archives are made of, all but the first program and the manifest.
+var (
+	nodeSteps = []step{(*content).addBase, (*content).addKernel, (*content).addTools, (*content).addCertificates, (*content).addLicences}
+	sanSteps  = []step{(*content).addBase, (*content).addKernel, (*content).addTools, (*content).addLicences}
+)
+
+// gather fetches the packages and makes the tree.
+func gather(ctx context.Context, o Options, steps []step) (*content, error) {
 	c := &content{tree: tree.NewMerged(), packages: map[string]debian.Package{}}
-	steps := []func(context.Context, Options) error{c.addBase, c.addKernel, c.addTools, c.addCertificates, c.addLicences}
 	for _, step := range steps {
-		if err := step(ctx, o); err != nil {
+		if err := step(c, ctx, o); err != nil {
 			return nil, err
 		}
 	}
@@ -136,10 +145,34 @@ func (c *content) addBase(context.Context, Options) error {
 			return err
 		}
 	}
-	if err := c.tree.Link("var/run", "../run"); err != nil {
-		return err
+	return c.tree.Link("var/run", "../run")
+}
+
+// seal adds the first program and what the archive is made of, and packs it up.
+func (c *content) seal(name string, program []byte, profile string) ([]byte, Manifest, error) {
+	m := Manifest{Kernel: c.kernel, Profile: profile, Skeind: sum(program), Modules: c.modules}
+	if err := c.tree.Link("init", "bin/"+name); err != nil {
+		return nil, m, err
 	}
-	return c.tree.Link("init", "bin/skeind")
+	if err := c.tree.File("/bin/"+name, 0o755, program); err != nil {
+		return nil, m, err
+	}
+	m.Contents = c.tree.Size()
+	for _, name := range sortedNames(c.packages) {
+		m.Packages = append(m.Packages, PackageEntry{Package: c.packages[name], Licence: licencePath(name)})
+	}
+	inside, err := m.json()
+	if err != nil {
+		return nil, m, err
+	}
+	if err := c.tree.File("/etc/skein/manifest.json", 0o644, inside); err != nil {
+		return nil, m, err
+	}
+	var archive bytes.Buffer
+	if err := writeArchive(&archive, c.tree); err != nil {
+		return nil, m, fmt.Errorf("make the archive: %w", err)
+	}
+	return archive.Bytes(), m, nil
 }
 
 // moduleList is /etc/skein/modules.json: what PID 1 loads, in this order, and what is loaded when it is

@@ -13,8 +13,8 @@ const LANs = 2
 // hostNumber is the last byte of the host's addresses.
 const hostNumber = 254
 
-// MaxNumber is the highest number a machine may have.
-const MaxNumber = 250
+// MaxNumber is the highest number a machine may have. The next one is the storage array's (san.Number).
+const MaxNumber = 249
 
 // Floating is the network of addresses that move between machines. It is on-link on both LANs.
 var Floating = netip.MustParsePrefix("10.77.9.0/24")

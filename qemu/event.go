@@ -32,6 +32,7 @@ const (
 	EventThaw     EventKind = "thaw"
 	EventNetwork  EventKind = "network"
 	EventBMC      EventKind = "bmc" // its power controller got an order, or behaves otherwise
+	EventSAN      EventKind = "san" // the storage array has followed an order
 	EventSave     EventKind = "save"
 	EventRestore  EventKind = "restore"
 )

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skein-os/skein/qemu/ethernet"
+	"github.com/skein-os/skein/qemu/san"
 )
 
 // operate runs f for one machine, alone.
@@ -179,7 +180,7 @@ func (l *Lab) ChangeFault(node, iface string, dirs []ethernet.Direction, change 
 }
 
 // Impair changes what is done to the frames of one machine, or with node empty to what every machine sends: then
-// each frame between two of them meets the fault once. With iface empty both interfaces are meant, with no dirs
+// each frame between two of them meets the fault once. That spares the storage array. With iface empty both interfaces are meant, with no dirs
 // both directions of the one machine. A cable that is out or silent stays so.
 func (l *Lab) Impair(node, iface string, dirs []ethernet.Direction, to ethernet.Fault) error {
 	ifaces := []string{iface}
@@ -192,7 +193,7 @@ func (l *Lab) Impair(node, iface string, dirs []ethernet.Direction, to ethernet.
 	nodes := []string{node}
 	if node == "" {
 		nodes = nil
-		for _, m := range l.list() {
+		for _, m := range l.nodes() {
 			nodes = append(nodes, m.node.Name)
 		}
 		if len(dirs) == 0 {
@@ -213,7 +214,7 @@ func (l *Lab) Impair(node, iface string, dirs []ethernet.Direction, to ethernet.
 }
 
 // Partition splits the machines into groups that do not hear each other, on both LANs. Machines that
-// are named in no group form one more. The host hears all.
+// are named in no group form one more. The host hears all, and so does the storage array if it is not named.
 func (l *Lab) Partition(groups [][]string) error {
 	of := map[string]int{}
 	for i, g := range groups {
@@ -227,7 +228,7 @@ func (l *Lab) Partition(groups [][]string) error {
 			of[name] = i + 1
 		}
 	}
-	if len(groups) < 2 && len(of) == len(l.list()) {
+	if len(groups) < 2 && len(of) == len(l.nodes()) && of[san.Machine] == 0 {
 		return fmt.Errorf("one group of all machines is no partition")
 	}
 	var text []string
@@ -237,7 +238,7 @@ func (l *Lab) Partition(groups [][]string) error {
 	var rest []string
 	for _, m := range l.list() {
 		group, named := of[m.node.Name]
-		if !named {
+		if !named && m.san == nil {
 			group = len(groups) + 1
 			rest = append(rest, m.node.Name)
 		}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -21,6 +22,7 @@ import (
 	"github.com/skein-os/skein/qemu/hostnet"
 	"github.com/skein-os/skein/qemu/owners"
 	"github.com/skein-os/skein/qemu/proxy"
+	"github.com/skein-os/skein/qemu/san"
 )
 
 // DefaultMemoryMB is the memory of a machine.
@@ -41,6 +43,9 @@ type Config struct {
 	Log      *slog.Logger
 	Seed     uint64      // of the chance in the networks' faults; 0: another one each time
 	OnEvent  func(Event) // told each event of the timeline; must not call back into the lab
+
+	// SAN is a storage array for the machines; nil: none.
+	SAN *SAN
 
 	// Netboot has machines boot from the network, as real ones do, instead of being given kernel and archive.
 	Netboot *Netboot
@@ -74,13 +79,17 @@ func Start(ctx context.Context, cfg Config) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := l.startSAN(ctx); err != nil {
+		l.Close()
+		return nil, err
+	}
 	for _, n := range cfg.Nodes {
 		if _, err := l.define(n); err != nil {
 			l.Close()
 			return nil, err
 		}
 	}
-	if err := l.each(func(m *Machine) error { return m.powerOn(ctx) }); err != nil {
+	if err := each(l.nodes(), func(m *Machine) error { return m.powerOn(ctx) }); err != nil {
 		l.Close()
 		return nil, err
 	}
@@ -157,7 +166,9 @@ func (l *Lab) Close() {
 	}
 	l.cancel()
 	for _, m := range l.list() {
-		m.bmc.close() // before the machines: it must not switch one on again
+		if m.bmc != nil {
+			m.bmc.close() // before the machines: it must not switch one on again
+		}
 	}
 	_ = l.each(func(m *Machine) error { m.powerOff(); return nil })
 	l.wg.Wait()
@@ -179,14 +190,19 @@ func (l *Lab) Accel() accel.Choice { return l.accel }
 
 // define adds a machine that is off.
 func (l *Lab) define(n Node) (*Machine, error) {
-	if n.Name == "" || n.Number < 1 || n.Number > MaxNumber {
-		return nil, fmt.Errorf("machine %q with number %d: it needs a name and a number from 1 to %d", n.Name, n.Number, MaxNumber)
+	if n.Name == "" || n.Name == san.Machine || n.Number < 1 || n.Number > MaxNumber {
+		return nil, fmt.Errorf("machine %q with number %d: it needs a name, which is not %s, and a number from 1 to %d", n.Name, n.Number, san.Machine, MaxNumber)
 	}
+	return l.add(n, nil)
+}
+
+// add adds a machine that is off; array is what it is if it is the storage array.
+func (l *Lab) add(n Node, array *SAN) (*Machine, error) {
 	dir := filepath.Dir(l.consolePath(n.Name))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder of machine %s: %w", n.Name, err)
 	}
-	m := &Machine{lab: l, node: n, printed: make(chan struct{})}
+	m := &Machine{lab: l, node: n, san: array, printed: make(chan struct{})}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, other := range l.machines {
@@ -199,9 +215,11 @@ func (l *Lab) define(n Node) (*Machine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the console of machine %s: %w", n.Name, err)
 	}
-	if m.bmc, err = l.openBMC(m); err != nil {
-		_ = m.console.close()
-		return nil, err
+	if array == nil {
+		if m.bmc, err = l.openBMC(m); err != nil {
+			_ = m.console.close()
+			return nil, err
+		}
 	}
 	l.machines[n.Name] = m
 	return m, nil
@@ -248,9 +266,15 @@ func (l *Lab) list() []*Machine {
 	return all
 }
 
+// nodes are the machines but the storage array, by number.
+func (l *Lab) nodes() []*Machine {
+	return slices.DeleteFunc(l.list(), func(m *Machine) bool { return m.san != nil })
+}
+
 // each runs f for all machines at once, each under its operation lock.
-func (l *Lab) each(f func(*Machine) error) error {
-	all := l.list()
+func (l *Lab) each(f func(*Machine) error) error { return each(l.list(), f) }
+
+func each(all []*Machine, f func(*Machine) error) error {
 	errs := make([]error, len(all))
 	var wg sync.WaitGroup
 	for i, m := range all {
@@ -264,10 +288,10 @@ func (l *Lab) each(f func(*Machine) error) error {
 	return errors.Join(errs...)
 }
 
-// Machines returns the status of all machines, by number.
+// Machines returns the status of all machines but the storage array, by number.
 func (l *Lab) Machines() []Status {
 	var all []Status
-	for _, m := range l.list() {
+	for _, m := range l.nodes() {
 		all = append(all, m.status())
 	}
 	return all
@@ -420,7 +444,7 @@ func (l *Lab) WaitAddresses(ctx context.Context, progress func(missing string)) 
 		l.mu.Unlock()
 		var missing []string
 		on := 0
-		for _, m := range l.list() {
+		for _, m := range l.nodes() {
 			m.mu.Lock()
 			if m.proc != nil {
 				on++

@@ -51,7 +51,8 @@ type Machine struct {
 	lab     *Lab
 	node    Node
 	console *console
-	bmc     *controller
+	bmc     *controller // nil: the storage array has none
+	san     *SAN        // what the storage array is made of; nil: it is a node
 
 	op sync.Mutex // one operation at a time
 

@@ -102,7 +102,7 @@ func (c *controller) close() {
 // BMCs are the power controllers of all machines, by number.
 func (l *Lab) BMCs() []BMC {
 	var all []BMC
-	for _, m := range l.list() {
+	for _, m := range l.nodes() {
 		b := m.bmc.info
 		b.Mode = m.bmc.server.Mode()
 		all = append(all, b)
@@ -115,6 +115,9 @@ func (l *Lab) SetBMC(node string, mode bmc.Mode) error {
 	m, err := l.machine(node)
 	if err != nil {
 		return err
+	}
+	if m.bmc == nil {
+		return fmt.Errorf("%s has no power controller", node)
 	}
 	if err := m.bmc.server.SetMode(mode); err != nil {
 		return err

@@ -18,17 +18,24 @@ import (
 	"github.com/skein-os/skein/agent/seed"
 	"github.com/skein-os/skein/qemu/ethernet"
 	"github.com/skein-os/skein/qemu/qmp"
+	"github.com/skein-os/skein/qemu/san"
 )
 
 // OOBPort is the name of the virtio-serial port by which a guest can be spoken to out of band.
-const OOBPort = "org.skein-os.oob"
+const OOBPort = san.ControlPort
 
 // kernelArgs is what every kernel is told. no_timer_check: on a busy host an emulated timer is late, the
 // kernel takes it for broken and panics ("IO-APIC + timer doesn't work").
 const kernelArgs = "console=ttyS0 quiet cryptomgr.notests panic=-1 no_timer_check"
 
 // cmdline is what the machines' kernels are told.
-func (l *Lab) cmdline() string { return strings.TrimSpace(kernelArgs + " " + l.cfg.Append) }
+func (l *Lab) cmdline() string {
+	words := kernelArgs
+	if l.cfg.SAN != nil {
+		words += " " + sanParameter()
+	}
+	return strings.TrimSpace(words + " " + l.cfg.Append)
+}
 
 // process is one run of a machine: a QEMU and all that hangs on it.
 type process struct {
@@ -62,8 +69,8 @@ func (l *Lab) arguments(m *Machine, fd map[string]int, shared, incoming bool) []
 	args := []string{
 		"-name", "skein-lab-" + m.node.Name,
 		"-accel", string(l.accel.Kind), "-M", "q35,memory-backend=ram", "-cpu", l.accel.CPU(),
-		"-m", strconv.Itoa(l.cfg.MemoryMB), "-smp", "1",
-		"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%dM,mem-path=%s,share=%s", l.cfg.MemoryMB, fdPath("ram"), onOff[shared]),
+		"-m", strconv.Itoa(m.memoryMB()), "-smp", "1",
+		"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%dM,mem-path=%s,share=%s", m.memoryMB(), fdPath("ram"), onOff[shared]),
 		// The same at every power-on: it tells a machine that comes back from another one of its name.
 		"-uuid", fmt.Sprintf("5ce10000-0000-4000-8000-%012d", m.node.Number),
 		"-nodefaults", "-no-user-config", "-display", "none",
@@ -74,7 +81,7 @@ func (l *Lab) arguments(m *Machine, fd map[string]int, shared, incoming bool) []
 	for lan := range LANs {
 		// romfile= empty: a saved machine with an option ROM does not load. The slots pin eth0 and eth1.
 		rom := ",romfile="
-		if l.boot != nil {
+		if l.boot != nil && m.san == nil {
 			rom = l.boot.card(lan)
 		}
 		args = append(args,
@@ -88,9 +95,13 @@ func (l *Lab) arguments(m *Machine, fd map[string]int, shared, incoming bool) []
 		"-device", "virtio-rng-pci",
 		"-device", "i6300esb", "-action", "watchdog=reset",
 	)
-	if l.boot != nil {
+	switch {
+	case m.san != nil:
+		args = append(args, "-kernel", l.cfg.Kernel, "-initrd", m.san.Initrd, "-append", sanCmdline())
+		args = append(args, m.san.disks(l.cfg.Dir)...)
+	case l.boot != nil:
 		args = append(args, l.boot.firmware()...)
-	} else {
+	default:
 		args = append(args, "-kernel", l.cfg.Kernel, "-initrd", l.cfg.Initrd, "-append", l.cmdline())
 	}
 	if len(m.node.Seed) > 0 {
@@ -161,7 +172,7 @@ func (l *Lab) launch(ctx context.Context, m *Machine, from *image) (_ *process, 
 	// Memory without a name in any file system: it is gone with the last process that holds it.
 	if from != nil && from.ram != nil {
 		p.ram = from.ram
-	} else if p.ram, err = memoryFile("skein-ram", nil, int64(l.cfg.MemoryMB)<<20); err != nil {
+	} else if p.ram, err = memoryFile("skein-ram", nil, int64(m.memoryMB())<<20); err != nil {
 		return nil, err
 	}
 	give("ram", p.ram)

@@ -73,6 +73,9 @@ func (l *Lab) Save(ctx context.Context, dir string) (err error) {
 	if _, err := os.Stat(dir); err == nil {
 		return fmt.Errorf("save: %s exists already", dir)
 	}
+	if l.cfg.SAN != nil {
+		return errors.New("save: a lab with a storage array cannot be saved: its disks would go on without the machines")
+	}
 	man := manifest{Format: manifestFormat, Accel: string(l.accel.Kind), Append: l.cfg.Append, MemoryMB: l.cfg.MemoryMB, At: begin}
 	if man.QEMU, err = qemuVersion(ctx, l.cfg.QEMU); err != nil {
 		return err

@@ -22,7 +22,7 @@ func imageBuildCommands() []*cobra.Command {
 }
 
 func imageBuildCommand() *cobra.Command {
-	var cache, out, skeind, profile string
+	var cache, out, skeind, array, profile string
 	var formats, tools, modules []string
 	cmd := &cobra.Command{
 		Use: "build", Short: "Build what machines boot: the kernel and the archive with skeind in it", Args: cobra.NoArgs,
@@ -31,8 +31,9 @@ func imageBuildCommand() *cobra.Command {
 Kernel, modules and C programs come from Debian packages, fetched by this machine's apt into the cache
 folder; nothing is installed and no root is needed. An unchanged input is not built again.
 
-Formats: lab is vmlinux and an lz4 archive (for emulators); pxe is bzImage and a zstd archive, with the
-iPXE programs that old firmware loads first; uki is all in one program for UEFI, skein.efi.`,
+Formats: lab is vmlinux and an lz4 archive (for emulators), and the archive of the lab's storage array;
+pxe is bzImage and a zstd archive, with the iPXE programs that old firmware loads first; uki is all in
+one program for UEFI, skein.efi.`,
 		Example: "  skein image build\n  skein image build --format pxe --out /srv/boot\n  skein image build --skeind ./bin/skeind --modules nft_log",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			archive, err := packageArchive(cache, cmd.ErrOrStderr())
@@ -40,7 +41,7 @@ iPXE programs that old firmware loads first; uki is all in one program for UEFI,
 				return err
 			}
 			o := initramfs.Options{
-				Archive: archive, Skeind: skeind, Out: out, Profile: profile, Modules: modules, Tools: tools,
+				Archive: archive, Skeind: skeind, SAN: array, Out: out, Profile: profile, Modules: modules, Tools: tools,
 				Log: cmd.ErrOrStderr(),
 			}
 			for _, f := range formats {
@@ -63,6 +64,7 @@ iPXE programs that old firmware loads first; uki is all in one program for UEFI,
 	fl.StringVar(&cache, "cache", "cache", "folder for downloaded and unpacked packages")
 	fl.StringVar(&out, "out", "", "folder for the result (default: image in the cache folder)")
 	fl.StringVar(&skeind, "skeind", "", "the node's program, static (default: skeind beside this program)")
+	fl.StringVar(&array, "san", "", "the program of the lab's storage array, static (default: skein-san beside this program, if it is there)")
 	fl.StringSliceVar(&formats, "format", []string{"lab", "pxe", "uki"}, "what to write: lab, pxe, uki")
 	fl.StringVar(&profile, "profile", "virtual", "kind of machine, which decides the kernel modules")
 	fl.StringSliceVar(&modules, "modules", nil, "further kernel modules")
@@ -71,12 +73,17 @@ iPXE programs that old firmware loads first; uki is all in one program for UEFI,
 		if out == "" {
 			out = filepath.Join(cache, "image")
 		}
+		self, err := os.Executable()
+		if err != nil {
+			return fmt.Errorf("find the folder of this program: %w", err)
+		}
 		if skeind == "" {
-			self, err := os.Executable()
-			if err != nil {
-				return fmt.Errorf("find skeind (or name it with --skeind): %w", err)
-			}
 			skeind = filepath.Join(filepath.Dir(self), "skeind")
+		}
+		if beside := filepath.Join(filepath.Dir(self), "skein-san"); array == "" {
+			if _, err := os.Stat(beside); err == nil {
+				array = beside
+			}
 		}
 		return nil
 	}

@@ -4,12 +4,16 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/skein-os/skein/qemu/san"
 )
 
 // Profiles name the sets of modules for kinds of machines.
 var profiles = map[string][]string{
 	// virtual: QEMU machines with virtio devices.
 	"virtual": slices.Concat(virtio, watchdogs, containers, filters),
+	// san: the lab's storage array, whose first program loads all by itself.
+	"san": nil,
 }
 
 var (
@@ -33,6 +37,7 @@ var (
 // boots as fast as if none of it were there.
 var onDemand = map[string][]string{
 	"virtual": slices.Concat(sanDisks, multipath, fileSystems),
+	"san":     san.Modules,
 }
 
 var (

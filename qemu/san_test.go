@@ -1,0 +1,197 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/skein-os/skein/initramfs"
+	"github.com/skein-os/skein/qemu/san"
+	"github.com/skein-os/skein/qemu/san/client"
+)
+
+// sanConfig is a lab of a storage array alone.
+func sanConfig(t *testing.T, luns ...int64) Config {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("boots a machine")
+	}
+	image := os.Getenv(imageEnv)
+	if image == "" {
+		t.Skip("needs an image: set " + imageEnv)
+	}
+	if _, err := exec.LookPath(DefaultQEMU); err != nil {
+		t.Skip("needs " + DefaultQEMU)
+	}
+	return Config{Dir: t.TempDir(), Kernel: filepath.Join(image, "vmlinux"), Initrd: filepath.Join(image, initramfs.LZ4Name),
+		SAN: &SAN{Initrd: filepath.Join(image, initramfs.SANName), LUNs: luns}}
+}
+
+func startSANLab(t *testing.T, cfg Config) *Lab {
+	t.Helper()
+	begin := time.Now()
+	l, err := Start(t.Context(), cfg)
+	if err != nil {
+		console, _ := os.ReadFile(filepath.Join(cfg.Dir, "machines", san.Machine, "console.log"))
+		t.Fatalf("%v\n%s", err, console)
+	}
+	t.Logf("the array is up after %s", time.Since(begin).Round(time.Millisecond))
+	t.Cleanup(l.Close)
+	show(t, l)
+	return l
+}
+
+const (
+	initiatorA, initiatorB = "iqn.2026-01.dev.skein.test:a", "iqn.2026-01.dev.skein.test:b"
+	// sanPatience ends a test that waits for what never happens.
+	sanPatience = time.Minute
+)
+
+// login logs in at the portal on a network, and tries again while nobody answers there.
+func login(t *testing.T, l *Lab, lan int, initiator string) *client.Session {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), sanPatience)
+	defer cancel()
+	conn, err := l.Dial(ctx, "tcp", net.JoinHostPort(Addr(lan, san.Number).String(), "3260"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.SetDeadline(time.Now().Add(sanPatience)); err != nil {
+		t.Fatal(err)
+	}
+	s, err := client.Login(conn, initiator, san.Target, [6]byte{0x80, 0, 0, 0, 0, byte(lan)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Abort)
+	return s
+}
+
+func order(t *testing.T, l *Lab, o san.Order) *san.Status {
+	t.Helper()
+	s, err := l.OrderSAN(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func wantKeys(t *testing.T, s *client.Session, lun int, want ...uint64) {
+	t.Helper()
+	got, err := s.Keys(lun)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Errorf("keys of LUN %d: got %x, want %x", lun, got, want)
+	}
+}
+
+// TestSAN starts a storage array without any node, and looks at it from the lab's host.
+func TestSAN(t *testing.T) {
+	cfg := sanConfig(t, 64<<20, 2<<30)
+	l := startSANLab(t, cfg)
+	status := order(t, l, san.Order{Op: san.OpShow})
+	if len(status.LUNs) != 2 || status.LUNs[0].Size != 64<<20 || status.LUNs[1].Size != 2<<30 || len(status.Portals) != LANs {
+		t.Errorf("status: got %+v", status)
+	}
+	a, b := login(t, l, 0, initiatorA), login(t, l, 1, initiatorB)
+	if got, err := a.LUNs(); err != nil || !slices.Equal(got, []int{0, 1}) {
+		t.Errorf("LUNs: got %v, %v", got, err)
+	}
+	for lun := range 2 {
+		id, err := b.Inquiry(lun)
+		if err != nil || id.Serial != san.Serial(lun) || id.WWN != san.WWN(lun) {
+			t.Errorf("inquiry of LUN %d: got %+v, %v, want %s, %s", lun, id, err, san.Serial(lun), san.WWN(lun))
+		}
+	}
+	if err := errors.Join(a.Register(0, 0xa, true), b.Register(0, 0xb, true), a.Register(1, 0xa1, true), a.Reserve(0, 0xa)); err != nil {
+		t.Fatal(err)
+	}
+	wantKeys(t, b, 0, 0xa, 0xb)
+	block := []byte(strings.Repeat("0123456789abcdef", client.BlockSize/16))
+	if err := a.Write(0, 7, block); err != nil {
+		t.Fatal(err)
+	}
+
+	// The power of the machine is cut. An initiator that has nothing to do with it sees who is registered: nobody
+	// else has come back.
+	if err := l.PowerOff(san.Machine); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.PowerOn(t.Context(), san.Machine); err != nil {
+		t.Fatal(err)
+	}
+	status = order(t, l, san.Order{Op: san.OpShow})
+	if got := status.LUNs[0]; len(got.Registered) != 2 || !strings.HasPrefix(got.Holder, initiatorA) {
+		t.Errorf("registrations after a loss of power: got %+v", got)
+	}
+	c := login(t, l, 1, "iqn.2026-01.dev.skein.test:c")
+	wantKeys(t, c, 0, 0xa, 0xb)
+	wantKeys(t, c, 1, 0xa1)
+	if got, err := c.Read(0, 7); err != nil || string(got) != string(block) {
+		t.Errorf("the block after a loss of power: got %q, %v", got, err)
+	}
+	var refused *client.StatusError
+	if err := c.Write(0, 7, block); !errors.As(err, &refused) || refused.Status != client.ReservationConflict {
+		t.Errorf("write without a key: got %v, want a reservation conflict", err)
+	}
+	if err := errors.Join(c.Register(0, 0xc, true), c.Preempt(0, 0xc, 0xa), c.Write(0, 7, block)); err != nil {
+		t.Errorf("take over from one who is gone: %v", err)
+	}
+	wantKeys(t, c, 0, 0xb, 0xc)
+
+	// The target restarts; then it forgets what it had of one disk.
+	order(t, l, san.Order{Op: san.OpRestart})
+	c = login(t, l, 0, "iqn.2026-01.dev.skein.test:c")
+	wantKeys(t, c, 0, 0xb, 0xc)
+	order(t, l, san.Order{Op: san.OpLose, LUN: 0})
+	c = login(t, l, 0, "iqn.2026-01.dev.skein.test:c")
+	wantKeys(t, c, 0)
+	wantKeys(t, c, 1, 0xa1)
+
+	// Slow.
+	order(t, l, san.Order{Op: san.OpSlow, LUN: 0, Delay: 300 * time.Millisecond})
+	begin := time.Now()
+	if err := c.Write(0, 8, block); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(begin); took < 300*time.Millisecond {
+		t.Errorf("a write to a slow disk took %s", took)
+	}
+	order(t, l, san.Order{Op: san.OpSlow, LUN: -1})
+
+	// A portal that refuses: the connection is reset, the other portal goes on.
+	d := login(t, l, 1, initiatorB)
+	status = order(t, l, san.Order{Op: san.OpRefuse, Portal: 0})
+	if status.Portals[0].Open || !status.Portals[1].Open {
+		t.Errorf("portals: got %+v", status.Portals)
+	}
+	if _, err := c.Keys(0); err == nil {
+		t.Error("the connection to the closed portal still works")
+	}
+	if conn, err := l.Dial(t.Context(), "tcp", Addr(0, san.Number).String()+":3260"); err == nil {
+		conn.Close()
+		t.Error("connected to the closed portal")
+	}
+	wantKeys(t, d, 1, 0xa1)
+	order(t, l, san.Order{Op: san.OpAccept, Portal: 0})
+	login(t, l, 0, initiatorA)
+
+	// Another lab in the same folder: the same disks.
+	l.Close()
+	l = startSANLab(t, cfg)
+	c = login(t, l, 0, initiatorA)
+	wantKeys(t, c, 1, 0xa1)
+	for _, e := range l.Alarms() {
+		t.Errorf("alarm: %+v", e)
+	}
+}
