@@ -38,11 +38,9 @@ const (
 	sanSector = 4096
 	// sanStateSize is the size of the disk with the array's own state, bytes: ext4 with a journal.
 	sanStateSize = 16 << 20
-	// sanBoot is how long the array may take to start: some seconds, more where it is emulated on a busy host.
-	sanBoot = 3 * time.Minute
-	// sanAnswer is how long it may take to do what it is told. Ending the target waits for I/O that is under way,
-	// which may be slow by order.
-	sanAnswer = time.Minute
+	// sanPatience is how long the array may take to answer. It starts in some seconds, in more where it is emulated on
+	// a busy host; ending the target waits for I/O that is under way, which may be slow by order.
+	sanPatience = 3 * time.Minute
 )
 
 // sanParameter tells nodes of the array (package storage/iscsi).
@@ -162,7 +160,7 @@ func (l *Lab) startSAN(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, sanBoot, fmt.Errorf("not ready after %s", sanBoot))
+	ctx, cancel := context.WithTimeoutCause(ctx, sanPatience, fmt.Errorf("not ready after %s", sanPatience))
 	defer cancel()
 	waiting, failed := context.WithCancelCause(ctx)
 	var watch sync.WaitGroup
@@ -197,7 +195,7 @@ func (l *Lab) SAN() *Status {
 }
 
 // OrderSAN gives the storage array an order and returns how it is afterwards. If it is still starting, the order
-// waits for that. Without a deadline in ctx it is given up after a minute.
+// waits for that. Without a deadline in ctx it is given up after sanPatience.
 func (l *Lab) OrderSAN(ctx context.Context, o san.Order) (*san.Status, error) {
 	m, err := l.machine(san.Machine)
 	if err != nil {
@@ -205,7 +203,7 @@ func (l *Lab) OrderSAN(ctx context.Context, o san.Order) (*san.Status, error) {
 	}
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, sanAnswer)
+		ctx, cancel = context.WithTimeout(ctx, sanPatience)
 		defer cancel()
 	}
 	p, err := m.running()

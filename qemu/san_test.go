@@ -50,20 +50,20 @@ func startSANLab(t *testing.T, cfg Config) *Lab {
 
 const (
 	initiatorA, initiatorB = "iqn.2026-01.dev.skein.test:a", "iqn.2026-01.dev.skein.test:b"
-	// sanPatience ends a test that waits for what never happens.
-	sanPatience = time.Minute
+	// sanWait ends a test that waits for what never happens.
+	sanWait = time.Minute
 )
 
 // login logs in at the portal on a network, and tries again while nobody answers there.
 func login(t *testing.T, l *Lab, lan int, initiator string) *client.Session {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), sanPatience)
+	ctx, cancel := context.WithTimeout(t.Context(), sanWait)
 	defer cancel()
 	conn, err := l.Dial(ctx, "tcp", net.JoinHostPort(Addr(lan, san.Number).String(), "3260"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := conn.SetDeadline(time.Now().Add(sanPatience)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(sanWait)); err != nil {
 		t.Fatal(err)
 	}
 	s, err := client.Login(conn, initiator, san.Target, [6]byte{0x80, 0, 0, 0, 0, byte(lan)})
@@ -128,6 +128,10 @@ func TestSAN(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := l.PowerOn(t.Context(), san.Machine); err != nil {
+		t.Fatal(err)
+	}
+	order(t, l, san.Order{Op: san.OpShow})
+	if err := l.Reset(t.Context(), san.Machine); err != nil { // and its reset button is pressed
 		t.Fatal(err)
 	}
 	status = order(t, l, san.Order{Op: san.OpShow})

@@ -60,7 +60,7 @@ that can happen to a cluster is a command.`,
 	cmd.PersistentFlags().String("dir", "", "folder of the lab, one for each lab that runs at the same time\n(default: $SKEIN_LAB_DIR, or skein/lab in the state folder)")
 	cmd.AddCommand(labUpCommand(), labDownCommand(), labPsCommand(), labAddCommand(), labPowerCommand(), labFreezeCommand(), labThawCommand(),
 		labLinkCommand(), labPartitionCommand(), labHealCommand(), labLossCommand(), labDelayCommand(), labBMCCommand(), labConsoleCommand(), labLogsCommand(), labOwnersCommand(),
-		labProbeCommand(), labPlayCommand(), labSaveCommand(), labSavesCommand(), labDaemonCommand())
+		labProbeCommand(), labPlayCommand(), labSANCommand(), labSaveCommand(), labSavesCommand(), labDaemonCommand())
 	return cmd
 }
 
@@ -116,6 +116,9 @@ func completeMachines(index int) cobra.CompletionFunc {
 		for _, m := range st.Machines {
 			names = append(names, m.Name)
 		}
+		if st.SAN != nil {
+			names = append(names, st.SAN.Name)
+		}
 		return names, cobra.ShellCompDirectiveNoFileComp
 	}
 }
@@ -168,7 +171,11 @@ func labPsCommand() *cobra.Command {
 			}
 			return show(cmd, st, func(t *table) {
 				t.row("MACHINE", "STATE", "UP", "ADDRESSES", "LINKS")
-				for _, m := range st.Machines {
+				machines := st.Machines
+				if st.SAN != nil {
+					machines = append(machines, *st.SAN)
+				}
+				for _, m := range machines {
 					state, up := string(m.State), "-"
 					if m.Clock != "" {
 						state += ", clock " + string(m.Clock)

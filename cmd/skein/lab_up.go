@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
 
@@ -39,6 +40,8 @@ type labUpOptions struct {
 	appended string
 	proxy    string
 	boot     string
+	san      string
+	wipeSAN  bool
 	seed     uint64
 	timeout  time.Duration
 }
@@ -49,7 +52,7 @@ func labUpCommand() *cobra.Command {
 		Use: "up", Short: "Start machines that become one cluster", Args: cobra.NoArgs,
 		Long: `up starts the machines and returns when they are one cluster. They run until 'skein lab down'. With
 --from they carry on from a save ('skein lab save'), in about a second.`,
-		Example: "  skein lab up\n  skein lab up --nodes 5 --memory 768\n  skein lab up --nodes 2 --witness   # the third machine only votes\n  skein lab up --from ready\n  skein lab up --boot bios           # from the network, as real machines do",
+		Example: "  skein lab up\n  skein lab up --nodes 5 --memory 768\n  skein lab up --nodes 2 --witness   # the third machine only votes\n  skein lab up --san                 # and a storage array, with 4 LUNs\n  skein lab up --from ready\n  skein lab up --boot bios           # from the network, as real machines do",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.nodes < 1 || o.nodes > 64 {
 				return &usageError{fmt.Errorf("--nodes %d: must be 1 to 64", o.nodes)}
@@ -60,8 +63,11 @@ func labUpCommand() *cobra.Command {
 			if _, ok := labFirmware[o.boot]; o.boot != "" && !ok {
 				return &usageError{fmt.Errorf("--boot %q: want bios, uefi or uki (all from the network), or leave it out", o.boot)}
 			}
-			if o.from != "" && (o.boot != "" || cmd.Flags().Changed("nodes") || o.witness || cmd.Flags().Changed("memory") || cmd.Flags().Changed("image")) {
-				return &usageError{errors.New("--from brings its own machines: leave out --nodes, --witness, --memory, --image and --boot")}
+			if o.wipeSAN && o.san == "" {
+				return &usageError{errors.New("--wipe-san goes with --san")}
+			}
+			if o.from != "" && (o.boot != "" || o.san != "" || cmd.Flags().Changed("nodes") || o.witness || cmd.Flags().Changed("memory") || cmd.Flags().Changed("image")) {
+				return &usageError{errors.New("--from brings its own machines: leave out --nodes, --witness, --memory, --image, --san and --boot")}
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), o.timeout)
 			defer cancel()
@@ -76,6 +82,9 @@ func labUpCommand() *cobra.Command {
 	fl.StringVar(&o.from, "from", "", "carry on from this save")
 	fl.StringVar(&o.demo, "demo", "", "deploy the demo in this folder when the cluster is there")
 	fl.StringVar(&o.boot, "boot", "", "boot from the network: bios, uefi (by iPXE) or uki (UEFI by itself) (default: the emulator loads the kernel, which is faster)")
+	fl.StringVar(&o.san, "san", "", "a storage array too: how many LUNs, the first of 64 MiB and the others of 2 GiB, or their sizes, as in 64M,2G,10G")
+	fl.Lookup("san").NoOptDefVal = strconv.Itoa(sanLUNs)
+	fl.BoolVar(&o.wipeSAN, "wipe-san", false, "begin with empty LUNs (default: as the last lab in this folder left them)")
 	fl.StringVar(&o.appended, "append", "", "more words for the kernel's command line")
 	fl.StringVar(&o.proxy, "proxy", "", "address of the proxy on loopback (default: "+daemon.DefaultProxy+", or a free port)")
 	fl.Uint64Var(&o.seed, "seed", 0, "make the chance in 'lab loss' repeatable (default: another one each time)")
@@ -156,6 +165,11 @@ func newMachines(cfg *daemon.Config, o labUpOptions) error {
 	for _, f := range []string{cfg.Kernel, cfg.Initrd} {
 		if _, err := os.Stat(f); err != nil {
 			return fmt.Errorf("no image to boot: %w; 'make image' builds one, --image names its folder", err)
+		}
+	}
+	if o.san != "" {
+		if cfg.SAN, err = newSAN(image, o.san, o.wipeSAN); err != nil {
+			return err
 		}
 	}
 	machines := o.nodes

@@ -7,6 +7,7 @@ import (
 	"github.com/skein-os/skein/qemu"
 	"github.com/skein-os/skein/qemu/accel"
 	"github.com/skein-os/skein/qemu/bmc"
+	"github.com/skein-os/skein/qemu/san"
 )
 
 // Config of a lab to be started. It holds secrets (the machines' seeds), so it goes to the daemon by
@@ -21,6 +22,7 @@ type Config struct {
 	From     string        `json:"from,omitempty"` // folder of a saved lab, instead of kernel, memory and nodes
 	Seed     uint64        `json:"seed,omitempty"` // of the chance in the networks' faults; 0: another one each time
 	Netboot  *qemu.Netboot `json:"netboot,omitempty"`
+	SAN      *qemu.SAN     `json:"san,omitempty"`
 	Proxy    string        `json:"proxy,omitempty"` // address on loopback to listen on; a free port if that is taken
 }
 
@@ -33,6 +35,7 @@ type State struct {
 	Proxy    string        `json:"proxy"`
 	SOCKS    string        `json:"socks"`
 	Machines []qemu.Status `json:"machines"`
+	SAN      *qemu.Status  `json:"san,omitempty"` // the storage array's machine
 	Accel    accel.Choice  `json:"accel"`
 	Dir      string        `json:"dir"`
 	PID      int           `json:"pid"`
@@ -57,6 +60,7 @@ type Call struct {
 	Folder     string        `json:"folder,omitempty"`    // to save to
 	New        *qemu.Node    `json:"new,omitempty"`       // machine to add
 	Mode       bmc.Mode      `json:"mode,omitempty"`      // of its power controller
+	Order      *san.Order    `json:"order,omitempty"`     // to the storage array
 }
 
 // Op names an order.
@@ -77,6 +81,7 @@ const (
 	OpSave      Op = "save"
 	OpAdd       Op = "add"
 	OpBMC       Op = "bmc"
+	OpSAN       Op = "san"
 )
 
 // message is one line of the daemon's report while it starts, and of a wait.

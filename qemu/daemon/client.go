@@ -22,6 +22,7 @@ import (
 
 	"github.com/skein-os/skein/qemu"
 	"github.com/skein-os/skein/qemu/owners"
+	"github.com/skein-os/skein/qemu/san"
 )
 
 // ErrDown: there is no daemon for the folder.
@@ -169,6 +170,17 @@ func (c *Client) BMCs(ctx context.Context) ([]qemu.BMC, error) {
 	defer resp.Body.Close()
 	var list []qemu.BMC
 	return list, json.NewDecoder(resp.Body).Decode(&list)
+}
+
+// SAN asks the storage array how it is, and waits while it is starting.
+func (c *Client) SAN(ctx context.Context) (*san.Status, error) {
+	resp, err := c.do(ctx, http.MethodGet, "/san", nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	var s san.Status
+	return &s, json.NewDecoder(resp.Body).Decode(&s)
 }
 
 // Call gives an order and waits until it is done.

@@ -21,6 +21,7 @@ import (
 	"github.com/skein-os/skein/qemu/ethernet"
 	"github.com/skein-os/skein/qemu/owners"
 	"github.com/skein-os/skein/qemu/proxy"
+	"github.com/skein-os/skein/qemu/san"
 )
 
 // ErrRunning: there is a daemon for the folder already.
@@ -65,7 +66,7 @@ func run(ctx context.Context, in io.Reader, ready func(), progress func(string),
 	defer lock.Close()
 
 	labConfig := qemu.Config{Dir: cfg.Dir, Kernel: cfg.Kernel, Initrd: cfg.Initrd, Append: cfg.Append, MemoryMB: cfg.MemoryMB,
-		Nodes: cfg.Nodes, Log: log, Seed: cfg.Seed, Netboot: cfg.Netboot, OnEvent: func(e qemu.Event) {
+		Nodes: cfg.Nodes, Log: log, Seed: cfg.Seed, Netboot: cfg.Netboot, SAN: cfg.SAN, OnEvent: func(e qemu.Event) {
 			log.Info("lab", "node", e.Node, "kind", e.Kind, "text", e.Text)
 		}}
 	var lab *qemu.Lab
@@ -73,7 +74,11 @@ func run(ctx context.Context, in io.Reader, ready func(), progress func(string),
 		progress("restoring the machines from " + cfg.From)
 		lab, err = qemu.Restore(ctx, labConfig, cfg.From)
 	} else {
-		progress(fmt.Sprintf("powering on %d machines", len(cfg.Nodes)))
+		what := fmt.Sprintf("powering on %d machines", len(cfg.Nodes))
+		if cfg.SAN != nil {
+			what = fmt.Sprintf("starting the storage array, and then %d machines", len(cfg.Nodes))
+		}
+		progress(what)
 		lab, err = qemu.Start(ctx, labConfig)
 	}
 	if err != nil {
@@ -176,6 +181,14 @@ func (s *server) handler() http.Handler {
 	mux.HandleFunc("GET /state", func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(s.state()) })
 	mux.HandleFunc("GET /bmcs", func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(s.lab.BMCs()) })
 	mux.HandleFunc("POST /call", s.call)
+	mux.HandleFunc("GET /san", func(w http.ResponseWriter, r *http.Request) {
+		st, err := s.lab.OrderSAN(r.Context(), san.Order{Op: san.OpShow})
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusConflict)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(st)
+	})
 	mux.HandleFunc("POST /down", func(w http.ResponseWriter, _ *http.Request) {
 		s.once.Do(func() { close(s.ended) })
 		<-s.closed
@@ -215,7 +228,7 @@ func (s *server) handler() http.Handler {
 
 func (s *server) state() State {
 	addr := s.proxy.Addr().String()
-	return State{Proxy: "http://" + addr, SOCKS: "socks5h://" + addr, Machines: s.lab.Machines(), Accel: s.lab.Accel(),
+	return State{Proxy: "http://" + addr, SOCKS: "socks5h://" + addr, Machines: s.lab.Machines(), SAN: s.lab.SAN(), Accel: s.lab.Accel(),
 		Dir: s.cfg.Dir, PID: os.Getpid(), Started: s.started}
 }
 
@@ -326,6 +339,12 @@ func (s *server) do(ctx context.Context, c Call) error {
 		return s.lab.Impair(c.Node, c.Interface, dirs, ethernet.Fault{Loss: c.Loss, Delay: c.Delay, Jitter: c.Jitter, Duplicate: c.Duplicate, Corrupt: c.Corrupt})
 	case OpBMC:
 		return s.lab.SetBMC(c.Node, c.Mode)
+	case OpSAN:
+		if c.Order == nil {
+			return errors.New("san: no order given")
+		}
+		_, err := s.lab.OrderSAN(ctx, *c.Order)
+		return err
 	case OpSave:
 		return s.lab.Save(ctx, c.Folder)
 	case OpAdd:
