@@ -49,7 +49,8 @@ func TestBuildSameBytesTwice(t *testing.T) {
 	if testing.Short() {
 		t.Skip("compresses an image twice")
 	}
-	o := Options{Skeind: buildProbe(t), Formats: []Format{FormatLab, FormatPXE}, Log: t.Output()}
+	probe := buildProbe(t)
+	o := Options{Skeind: probe, SAN: probe, Formats: []Format{FormatLab, FormatPXE}, Log: t.Output()}
 	dir := cache(t)
 	var manifests [2]Manifest
 	for i := range manifests {

@@ -251,6 +251,9 @@ func describeOrder(o san.Order) string {
 	case san.OpLose:
 		return "target restarted without the reservations of " + which
 	case san.OpSlow:
+		if o.Delay == 0 {
+			return which + " as fast as they are"
+		}
 		return fmt.Sprintf("%s slower by %s", which, o.Delay)
 	case san.OpRefuse:
 		return fmt.Sprintf("portal on lan%d refuses", o.Portal)

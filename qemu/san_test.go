@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"github.com/skein-os/skein/initramfs"
 	"github.com/skein-os/skein/qemu/san"
 	"github.com/skein-os/skein/qemu/san/client"
+	"github.com/skein-os/skein/storage/iscsi"
 )
 
 // sanConfig is a lab of a storage array alone.
@@ -197,5 +199,64 @@ func TestSAN(t *testing.T) {
 	wantKeys(t, c, 1, 0xa1)
 	for _, e := range l.Alarms() {
 		t.Errorf("alarm: %+v", e)
+	}
+}
+
+// TestSANParameter: what nodes are told is what they understand.
+func TestSANParameter(t *testing.T) {
+	value, ok := strings.CutPrefix(sanParameter(), iscsi.Parameter+"=")
+	portals, err := iscsi.ParseSAN(value)
+	if !ok || err != nil || len(portals) != LANs || portals[1].Target != san.Target || portals[1].Addr != netip.AddrPortFrom(Addr(1, san.Number), san.Port) {
+		t.Errorf("%s: got %v, %v", sanParameter(), portals, err)
+	}
+}
+
+// TestSANDisks: disks stay from lab to lab, and are not cut or stretched behind their users' backs.
+func TestSANDisks(t *testing.T) {
+	dir := t.TempDir()
+	image := filepath.Join(dir, "image")
+	if err := os.WriteFile(image, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	disk := filepath.Join(dir, "san", "lun0.img")
+	content := func(want string) {
+		t.Helper()
+		data, err := os.ReadFile(disk)
+		if got := strings.Trim(string(data), "\x00"); err != nil || got != want || len(data) != 1<<20 {
+			t.Errorf("the disk: got %d bytes with %q, %v, want %q", len(data), got, err, want)
+		}
+	}
+	for _, tt := range []struct {
+		name string
+		san  SAN
+		fits bool
+		want string
+	}{
+		{"new", SAN{LUNs: []int64{1 << 20}}, true, ""},
+		{"again", SAN{LUNs: []int64{1 << 20, 8 << 20}}, true, "data"},
+		{"of another size", SAN{LUNs: []int64{2 << 20}}, false, "data"},
+		{"of no size", SAN{LUNs: []int64{1 << 20, 0}}, false, "data"},
+		{"of half a page", SAN{LUNs: []int64{1 << 20, 1 << 11}}, false, "data"},
+		{"none", SAN{}, false, "data"},
+		{"wiped", SAN{LUNs: []int64{1 << 20}, Wipe: true}, true, ""},
+	} {
+		tt.san.Initrd = image
+		if err := tt.san.prepare(dir); (err == nil) != tt.fits {
+			t.Errorf("%s: got %v", tt.name, err)
+		}
+		content(tt.want)
+		if tt.name == "new" {
+			f, err := os.OpenFile(disk, os.O_WRONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := f.WriteAt([]byte("data"), 4096); err != nil {
+				t.Fatal(err)
+			}
+			f.Close()
+		}
+	}
+	if err := (&SAN{Initrd: filepath.Join(dir, "missing"), LUNs: []int64{1 << 20}}).prepare(dir); err == nil {
+		t.Error("without an image: no error")
 	}
 }

@@ -92,14 +92,18 @@ func labSANShowCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return show(cmd, st, func(t *table) { drawSAN(t, st) })
+			lab, err := c.State(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return show(cmd, st, func(t *table) { drawSAN(t, st, lab.SAN) })
 		},
 	}
 	addOutputFlag(cmd)
 	return cmd
 }
 
-func drawSAN(t *table, st *san.Status) {
+func drawSAN(t *table, st *san.Status, machine *qemu.Status) {
 	t.row("LUN", "SIZE", "WWN", "SLOWER BY", "REGISTERED", "HOLDER")
 	for _, l := range st.LUNs {
 		delay, holder := "-", orDash(l.Holder)
@@ -117,6 +121,11 @@ func drawSAN(t *table, st *san.Status) {
 		state := "open"
 		if !p.Open {
 			state = "refuses"
+		}
+		if machine != nil && i < len(machine.Links) {
+			if links := linksText(machine.Links[i : i+1]); links != "up" {
+				state += ", " + links
+			}
 		}
 		t.row(string(rune('A'+i)), p.Addr, state)
 	}

@@ -81,3 +81,21 @@ func TestParsePercent(t *testing.T) {
 		}
 	}
 }
+
+func TestParseLUNs(t *testing.T) {
+	for _, tt := range []struct {
+		text string
+		want []int64 // nil: refused
+	}{
+		{"1", []int64{64 << 20}},
+		{"3", []int64{64 << 20, 2 << 30, 2 << 30}},
+		{"64M,1.5g", []int64{64 << 20, 3 << 29}},
+		{"1GiB", []int64{1 << 30}},
+		{"0", nil}, {"17", nil}, {"", nil}, {"64M,", nil}, {"-5", nil}, {"100k", nil}, {"1000001", nil}, {"1000001b", nil}, {"9999999T", nil},
+	} {
+		got, err := parseLUNs(tt.text)
+		if !reflect.DeepEqual(got, tt.want) || (err == nil) != (tt.want != nil) {
+			t.Errorf("%q: got %v, %v, want %v", tt.text, got, err, tt.want)
+		}
+	}
+}
