@@ -37,8 +37,9 @@ type Order struct {
 	Portal int           `json:"portal,omitempty"` // number of its network
 }
 
-// MaxDelay is the longest that I/O is held back: beyond it initiators have given up many times over.
-const MaxDelay = 10 * time.Minute
+// MaxDelay is the longest that I/O is held back. Initiators have given up long before, and after two minutes the
+// array's own kernel would say that its tasks hang, which is an alarm.
+const MaxDelay = 90 * time.Second
 
 // Answer to an order.
 type Answer struct {

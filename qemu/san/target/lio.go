@@ -98,9 +98,10 @@ func (a *Array) up() error {
 
 func portalOf(at netip.AddrPort) string { return group + "/np/" + at.String() }
 
-// down ends all sessions and takes the configuration away: what the target had not kept is gone.
+// down ends all sessions and takes the configuration away: what the target had not kept is gone. It takes away what
+// there is, so that it also cleans up after an up that failed.
 func (a *Array) down() error {
-	if err := write(group+"/enable", "0"); err != nil {
+	if err := write(group+"/enable", "0"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	var gone []string // in this order
@@ -116,7 +117,7 @@ func (a *Array) down() error {
 		gone = append(gone, coreOf(l.number), filepath.Dir(coreOf(l.number)))
 	}
 	for _, name := range gone {
-		if err := remove(name); err != nil {
+		if err := remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("take the target down: %w", err)
 		}
 	}
