@@ -25,7 +25,7 @@ type Disks interface {
 	Test(ctx context.Context, wwn string, o reserve.TestOptions) (reserve.Verdict, error)
 	Identify(wwn string) (filesystem.Content, error)
 	Make(ctx context.Context, r cluster.VolumeRecord, key takeover.Key, overwrite filesystem.Kind) error
-	Grow(r cluster.VolumeRecord) (int64, error)
+	Grow(ctx context.Context, r cluster.VolumeRecord) (int64, error)
 }
 
 // SANRequest makes or changes a target. The secret goes to the ledger's secrets and never comes back.
@@ -343,7 +343,7 @@ func (s *Server) growVolume(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	size, err := s.backend.Disks().Grow(*v)
+	size, err := s.backend.Disks().Grow(r.Context(), *v)
 	if errors.Is(err, disks.ErrNotMounted) {
 		return conflict("%w: it grows where its service runs; start the service", err)
 	}

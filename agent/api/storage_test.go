@@ -37,7 +37,9 @@ func (d *oneDisk) Make(_ context.Context, _ cluster.VolumeRecord, k takeover.Key
 	d.made = append(d.made, k)
 	return d.err
 }
-func (d *oneDisk) Grow(cluster.VolumeRecord) (int64, error) { return 0, disks.ErrNotMounted }
+func (d *oneDisk) Grow(context.Context, cluster.VolumeRecord) (int64, error) {
+	return 0, disks.ErrNotMounted
+}
 
 func storageBench(t *testing.T, role string) (*memory, *oneDisk, *Client) {
 	t.Helper()
