@@ -63,9 +63,11 @@ fmt:
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/skein ./cmd/skein
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/skeind ./cmd/skeind
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/skein-san ./cmd/skein-san
 
 image: build
 	bin/skein image build --cache $(CACHE) --skeind bin/skeind --out $(IMAGE)
+	bin/skein image build --cache $(CACHE) --profile san --format lab --tools mke2fs --skeind bin/skein-san --out $(IMAGE)/san
 	bin/skein image demo --cache $(CACHE) --out $(DEMO)
 
 ## deps: install what is missing on a fresh Debian machine

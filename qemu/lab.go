@@ -422,7 +422,7 @@ func (l *Lab) WaitAddresses(ctx context.Context, progress func(missing string)) 
 		on := 0
 		for _, m := range l.list() {
 			m.mu.Lock()
-			if m.proc != nil {
+			if m.proc != nil && m.node.SAN == nil { // which has its own
 				on++
 				for lan, at := range m.leased {
 					if at.IsZero() {

@@ -19,6 +19,8 @@ type Node struct {
 	Name   string
 	Number int
 	Seed   []byte
+	// SAN: it is no node, but the machine with the others' disks.
+	SAN *SAN `json:",omitempty"`
 }
 
 // State of a machine.
@@ -73,6 +75,7 @@ type Machine struct {
 type Status struct {
 	Name       string                `json:"name"`
 	State      State                 `json:"state"`
+	SAN        bool                  `json:"san,omitempty"` // it is no node, but has the others' disks
 	Clock      Clock                 `json:"clock,omitempty"` // of a frozen machine
 	Console    string                `json:"console"`         // file with all it printed
 	Addresses  []string              `json:"addresses"`
@@ -103,7 +106,7 @@ type LinkStatus struct {
 func (m *Machine) status() Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := Status{Name: m.node.Name, State: Off, Console: m.lab.consolePath(m.node.Name), Relaunches: m.relaunches}
+	s := Status{Name: m.node.Name, State: Off, SAN: m.node.SAN != nil, Console: m.lab.consolePath(m.node.Name), Relaunches: m.relaunches}
 	for lan := range LANs {
 		s.Addresses = append(s.Addresses, Addr(lan, m.node.Number).String())
 		s.MACs = append(s.MACs, macText(MACOf(lan, m.node.Number)))

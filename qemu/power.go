@@ -103,6 +103,9 @@ func (c *controller) close() {
 func (l *Lab) BMCs() []BMC {
 	var all []BMC
 	for _, m := range l.list() {
+		if m.node.SAN != nil { // no node of the cluster
+			continue
+		}
 		b := m.bmc.info
 		b.Mode = m.bmc.server.Mode()
 		all = append(all, b)

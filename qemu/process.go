@@ -62,8 +62,8 @@ func (l *Lab) arguments(m *Machine, fd map[string]int, shared, incoming bool) []
 	args := []string{
 		"-name", "skein-lab-" + m.node.Name,
 		"-accel", string(l.accel.Kind), "-M", "q35,memory-backend=ram", "-cpu", l.accel.CPU(),
-		"-m", strconv.Itoa(l.cfg.MemoryMB), "-smp", "1",
-		"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%dM,mem-path=%s,share=%s", l.cfg.MemoryMB, fdPath("ram"), onOff[shared]),
+		"-m", strconv.Itoa(l.memoryMB(m)), "-smp", "1",
+		"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%dM,mem-path=%s,share=%s", l.memoryMB(m), fdPath("ram"), onOff[shared]),
 		// The same at every power-on: it tells a machine that comes back from another one of its name.
 		"-uuid", fmt.Sprintf("5ce10000-0000-4000-8000-%012d", m.node.Number),
 		"-nodefaults", "-no-user-config", "-display", "none",
@@ -74,7 +74,7 @@ func (l *Lab) arguments(m *Machine, fd map[string]int, shared, incoming bool) []
 	for lan := range LANs {
 		// romfile= empty: a saved machine with an option ROM does not load. The slots pin eth0 and eth1.
 		rom := ",romfile="
-		if l.boot != nil {
+		if l.boot != nil && m.node.SAN == nil {
 			rom = l.boot.card(lan)
 		}
 		args = append(args,
@@ -88,9 +88,12 @@ func (l *Lab) arguments(m *Machine, fd map[string]int, shared, incoming bool) []
 		"-device", "virtio-rng-pci",
 		"-device", "i6300esb", "-action", "watchdog=reset",
 	)
-	if l.boot != nil {
+	switch {
+	case m.node.SAN != nil:
+		args = append(args, m.node.SAN.arguments(l, m.node.Number)...)
+	case l.boot != nil:
 		args = append(args, l.boot.firmware()...)
-	} else {
+	default:
 		args = append(args, "-kernel", l.cfg.Kernel, "-initrd", l.cfg.Initrd, "-append", l.cmdline())
 	}
 	if len(m.node.Seed) > 0 {
@@ -161,7 +164,7 @@ func (l *Lab) launch(ctx context.Context, m *Machine, from *image) (_ *process, 
 	// Memory without a name in any file system: it is gone with the last process that holds it.
 	if from != nil && from.ram != nil {
 		p.ram = from.ram
-	} else if p.ram, err = memoryFile("skein-ram", nil, int64(l.cfg.MemoryMB)<<20); err != nil {
+	} else if p.ram, err = memoryFile("skein-ram", nil, int64(l.memoryMB(m))<<20); err != nil {
 		return nil, err
 	}
 	give("ram", p.ram)

@@ -94,6 +94,11 @@ func (l *Lab) Save(ctx context.Context, dir string) (err error) {
 
 	all := l.list()
 	for _, m := range all {
+		if m.node.SAN != nil {
+			return errors.New("a lab with a SAN cannot be saved: what is on its disks would not be")
+		}
+	}
+	for _, m := range all {
 		m.op.Lock()
 		defer m.op.Unlock()
 	}

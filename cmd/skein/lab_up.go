@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -32,6 +33,7 @@ var labFirmware = map[string]netboot.Firmware{"bios": netboot.BIOS, "uefi": netb
 type labUpOptions struct {
 	nodes    int
 	witness  bool
+	san      int
 	memoryMB int
 	image    string
 	from     string
@@ -49,7 +51,7 @@ func labUpCommand() *cobra.Command {
 		Use: "up", Short: "Start machines that become one cluster", Args: cobra.NoArgs,
 		Long: `up starts the machines and returns when they are one cluster. They run until 'skein lab down'. With
 --from they carry on from a save ('skein lab save'), in about a second.`,
-		Example: "  skein lab up\n  skein lab up --nodes 5 --memory 768\n  skein lab up --nodes 2 --witness   # the third machine only votes\n  skein lab up --from ready\n  skein lab up --boot bios           # from the network, as real machines do",
+		Example: "  skein lab up\n  skein lab up --nodes 5 --memory 768\n  skein lab up --nodes 2 --witness   # the third machine only votes\n  skein lab up --san 3                # with a SAN of three disks\n  skein lab up --from ready\n  skein lab up --boot bios           # from the network, as real machines do",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.nodes < 1 || o.nodes > 64 {
 				return &usageError{fmt.Errorf("--nodes %d: must be 1 to 64", o.nodes)}
@@ -60,8 +62,11 @@ func labUpCommand() *cobra.Command {
 			if _, ok := labFirmware[o.boot]; o.boot != "" && !ok {
 				return &usageError{fmt.Errorf("--boot %q: want bios, uefi or uki (all from the network), or leave it out", o.boot)}
 			}
-			if o.from != "" && (o.boot != "" || cmd.Flags().Changed("nodes") || o.witness || cmd.Flags().Changed("memory") || cmd.Flags().Changed("image")) {
-				return &usageError{errors.New("--from brings its own machines: leave out --nodes, --witness, --memory, --image and --boot")}
+			if o.san < 0 || o.san > 16 {
+				return &usageError{fmt.Errorf("--san %d: must be 0 to 16 disks", o.san)}
+			}
+			if o.from != "" && (o.boot != "" || o.san > 0 || cmd.Flags().Changed("nodes") || o.witness || cmd.Flags().Changed("memory") || cmd.Flags().Changed("image")) {
+				return &usageError{errors.New("--from brings its own machines: leave out --nodes, --witness, --san, --memory, --image and --boot")}
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), o.timeout)
 			defer cancel()
@@ -71,6 +76,7 @@ func labUpCommand() *cobra.Command {
 	fl := cmd.Flags()
 	fl.IntVar(&o.nodes, "nodes", 3, "how many machines")
 	fl.BoolVar(&o.witness, "witness", false, "one more machine that only votes and runs no services")
+	fl.IntVar(&o.san, "san", 0, "one more machine that is an iSCSI SAN with this many disks; the first has 64 MB, the others 2 GB")
 	fl.IntVar(&o.memoryMB, "memory", qemu.DefaultMemoryMB, "memory of each machine, in MB")
 	fl.StringVar(&o.image, "image", "", "folder with vmlinux and initramfs.cpio.lz4 (default: $"+imageEnv+", or cache/image beside bin)")
 	fl.StringVar(&o.from, "from", "", "carry on from this save")
@@ -129,6 +135,12 @@ func labUp(ctx context.Context, cmd *cobra.Command, o labUpOptions) error {
 		return fmt.Errorf("%w; the machines still run: 'skein lab console n1' shows what they say, 'skein lab down' ends them", err)
 	}
 	steps.say("the machines have their addresses")
+	if o.san > 0 {
+		steps.say("waiting for the SAN")
+		if _, err := waitSAN(ctx, dir); err != nil {
+			return fmt.Errorf("the SAN does not answer: %w; 'skein lab console san' shows what it says", err)
+		}
+	}
 	if labAfterUp != nil {
 		info, err := newLabInfo(dir, st, o, steps)
 		if err != nil {
@@ -180,8 +192,32 @@ func newMachines(cfg *daemon.Config, o labUpOptions) error {
 		}
 		cfg.Nodes = append(cfg.Nodes, n)
 	}
+	if o.san == 0 {
+		return nil
+	}
+	initrd := filepath.Join(image, "san", "initramfs.cpio.lz4")
+	if _, err := os.Stat(initrd); err != nil {
+		return fmt.Errorf("no image of the SAN machine: %w; 'make image' builds it", err)
+	}
+	sizes := make([]int64, o.san)
+	for i := range sizes {
+		sizes[i] = sanDiskSize
+	}
+	sizes[0] = sanFirstSize
+	n, err := qemu.NewSAN(filepath.Join(cfg.Dir, "san"), initrd, sizes...)
+	if err != nil {
+		return err
+	}
+	cfg.Nodes = append([]qemu.Node{n}, cfg.Nodes...)
+	cfg.Append = strings.TrimSpace(cfg.Append + " " + qemu.SANParameter())
 	return nil
 }
+
+// Sizes of the SAN's disks, bytes: the first is for the cluster disk.
+const (
+	sanFirstSize = 64 << 20
+	sanDiskSize  = 2 << 30
+)
 
 // findImage returns the folder that was given, or else where `make image` puts it.
 func findImage(given string) (string, error) {
@@ -214,6 +250,9 @@ func newLabInfo(dir string, st *daemon.State, o labUpOptions, steps *steps) (*la
 	info := &labInfo{Dir: dir, Proxy: u.Host, Cluster: c.Name, OperatorKey: filepath.Join(dir, labOperatorFile), Demo: o.demo,
 		Restored: o.from != "", Dial: dial, Progress: steps.say}
 	for _, m := range st.Machines {
+		if m.SAN {
+			continue
+		}
 		info.Nodes = append(info.Nodes, labNode{m.Name, m.Addresses})
 	}
 	return info, nil

@@ -10,6 +10,8 @@ import (
 var profiles = map[string][]string{
 	// virtual: QEMU machines with virtio devices.
 	"virtual": slices.Concat(virtio, watchdogs, containers, filters),
+	// san: the lab's SAN machine, which loads what it needs by itself.
+	"san": {},
 }
 
 var (
@@ -33,6 +35,7 @@ var (
 // boots as fast as if none of it were there.
 var onDemand = map[string][]string{
 	"virtual": slices.Concat(sanDisks, multipath, fileSystems),
+	"san":     {"virtio_pci", "virtio_net", "virtio_blk", "virtio_rng", "ext4", "target_core_mod", "target_core_iblock", "iscsi_target_mod"},
 }
 
 var (
