@@ -24,7 +24,8 @@ import (
 // Disks is what the API needs of the disks of the node it runs on.
 type Disks interface {
 	Seen() ([]disks.Seen, error)
-	Test(ctx context.Context, wwn string, o reserve.TestOptions) (reserve.Verdict, error)
+	Test(ctx context.Context, wwn string, o reserve.TestOptions, others ...reserve.Nexus) (reserve.Verdict, error)
+	TestCommand(ctx context.Context, wwn, path string, c reserve.Command) (reserve.Outcome, error)
 	Identify(wwn string) (filesystem.Content, error)
 	Make(ctx context.Context, r cluster.VolumeRecord, key takeover.Key, overwrite filesystem.Kind) error
 	Grow(ctx context.Context, r cluster.VolumeRecord) (int64, error)
@@ -90,6 +91,7 @@ func (s *Server) storageRoutes(reader, operator []string) {
 	})
 	s.handle("GET /v1/nodes/{name}/disks", reader, s.onNode(s.seenDisks))
 	s.handle("POST /v1/nodes/{name}/disks/{disk}/test", reader, s.onNode(s.testDisk))
+	s.handle("POST /v1/nodes/{name}/disks/{disk}/paths/{path}/test-command", []string{RoleNode}, s.onNode(s.testCommand))
 	s.handle("GET /v1/volumes", reader, s.volumes)
 	s.handle("POST /v1/nodes/{name}/volumes", reader, s.onNode(s.createVolume))
 	s.handle("POST /v1/nodes/{name}/volumes/{volume}/grow", reader, s.onNode(s.growVolume))
@@ -268,7 +270,7 @@ func (s *Server) testDisk(w http.ResponseWriter, r *http.Request) error {
 	if o := st.Disk(d.Alias); o != nil && o.WWN != d.WWN {
 		return conflict("disk %s: alias %s is disk %s's", d.WWN, d.Alias, o.WWN)
 	}
-	v, err := s.backend.Disks().Test(r.Context(), wwn, reserve.TestOptions{TakeAway: req.TakeKeysAway})
+	v, err := s.backend.Disks().Test(r.Context(), wwn, reserve.TestOptions{TakeAway: req.TakeKeysAway}, s.otherPaths(r, wwn)...)
 	switch {
 	case errors.Is(err, reserve.ErrForeign) || errors.Is(err, reserve.ErrInUse):
 		return conflict("disk %s: %w; nothing was touched", d.Name(), err)

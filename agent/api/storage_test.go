@@ -3,7 +3,10 @@ package api
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -22,14 +25,22 @@ type oneDisk struct {
 	err     error
 	made    []takeover.Key
 	tested  int
+	others  []reserve.Nexus
 }
 
 func (d *oneDisk) Seen() ([]disks.Seen, error) {
 	return []disks.Seen{{WWN: "naa.1", Size: 1 << 30, Paths: []disks.Path{{Name: "sdb"}}}}, nil
 }
-func (d *oneDisk) Test(context.Context, string, reserve.TestOptions) (reserve.Verdict, error) {
+func (d *oneDisk) Test(_ context.Context, _ string, _ reserve.TestOptions, others ...reserve.Nexus) (reserve.Verdict, error) {
 	d.tested++
+	d.others = others
 	return d.verdict, d.err
+}
+func (d *oneDisk) TestCommand(_ context.Context, wwn, path string, c reserve.Command) (reserve.Outcome, error) {
+	if c.Op == reserve.Reserve {
+		return reserve.NewOutcome(reserve.Answer{}, &reserve.Error{Device: path, Op: c.Op, Kind: reserve.ErrConflict})
+	}
+	return reserve.NewOutcome(reserve.Answer{Keys: []reserve.Key{c.New}}, nil)
 }
 func (d *oneDisk) Identify(string) (filesystem.Content, error) {
 	return filesystem.Content{Kind: d.content}, nil
@@ -46,6 +57,9 @@ func storageBench(t *testing.T, role string) (*memory, *oneDisk, *Client) {
 	t.Helper()
 	m, d := newMemory("n1"), &oneDisk{content: filesystem.Empty, verdict: reserve.Verdict{FastFenced: true}}
 	m.disks = d
+	other := newMemory("n2")
+	other.disks = &oneDisk{}
+	m.peer = NewServer(other, http.NotFoundHandler(), passing, slog.New(slog.DiscardHandler))
 	m.state.Meta.ID = "me"
 	m.state.Disks = []cluster.Disk{{WWN: "naa.1", Alias: "db", Size: 1 << 30, FastFenced: true, Cluster: "me", Revision: 7}}
 	c, _ := serve(t, m, role)
@@ -94,6 +108,16 @@ func TestEnrol(t *testing.T) {
 	res, err := c.TestDisk(t.Context(), "n1", "naa.1", DiskTestRequest{})
 	if err != nil || res.Disk.FastFenced || len(m.committed) != 0 {
 		t.Fatalf("a test: got %+v, %v, %d commits, want the verdict and none", res, err, len(m.committed))
+	}
+	// The other node's path plays, too.
+	if len(d.others) != 1 || d.others[0].Name() != "n2:/dev/sdb" {
+		t.Fatalf("other paths: got %v", d.others)
+	}
+	if a, err := d.others[0].Exec(t.Context(), reserve.Command{Op: reserve.RegisterIgnore, New: 1 << 63}); err != nil || !slices.Equal(a.Keys, []reserve.Key{1 << 63}) {
+		t.Errorf("a command through it: got %v, %v", a, err)
+	}
+	if _, err := d.others[0].Exec(t.Context(), reserve.Command{Op: reserve.Reserve}); !errors.Is(err, reserve.ErrConflict) {
+		t.Errorf("a refused command: got %v", err)
 	}
 	if _, err := c.TestDisk(t.Context(), "n1", "db", DiskTestRequest{Enrol: true}); err != nil || len(m.committed) != 1 {
 		t.Fatalf("enrol: got %v, %d commits", err, len(m.committed))

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -448,40 +449,78 @@ func (m *Manager) lookAtStuck() {
 	}
 }
 
-// Test makes the self-test of a disk that nobody uses, over all of its paths here.
-func (m *Manager) Test(ctx context.Context, wwn string, o reserve.TestOptions) (v reserve.Verdict, err error) {
-	s, err := m.find(wwn)
+// Test makes the self-test of a disk that nobody uses, over all of its paths here and those of others, in turn. Without
+// another node's paths the verdict is about this node's own against each other, which some targets take for one and the
+// same: the kernel's target lets all sessions of an initiator write if one is registered.
+func (m *Manager) Test(ctx context.Context, wwn string, o reserve.TestOptions, others ...reserve.Nexus) (v reserve.Verdict, err error) {
+	s, d, err := m.idle(ctx, wwn)
 	if err != nil {
 		return v, err
 	}
-	d := m.disk(wwn)
-	if err := d.lock(ctx); err != nil {
-		return v, err
-	}
 	defer d.unlock()
-	if device := m.deviceOf(s); device != "" {
-		if err := m.cfg.Unused(device); err != nil {
-			return v, fmt.Errorf("disk %s is in use on this node: %w", wwn, err)
-		}
-	}
-	if mp := m.mapNow(wwn); mp != nil { // until the next claim opens it
-		if err := errors.Join(mp.FailQueue(ctx), mp.Drain(ctx)); err != nil {
-			return v, err
-		}
-	}
-	if err := d.close(); err != nil {
-		return v, err
-	}
 	var list []reserve.Nexus
 	defer func() { err = errors.Join(err, d.close()) }()
-	for _, p := range s.Paths {
+	for i, p := range s.Paths {
 		n, err := m.cfg.Open("/dev/" + p.Name)
 		if err != nil {
 			return v, err
 		}
 		d.paths, list = append(d.paths, n), append(list, n)
+		if i < len(others) {
+			list = append(list, others[i])
+		}
 	}
 	return reserve.SelfTest(ctx, m.cfg.Codec, o, list...)
+}
+
+// TestCommand does a command of a self-test that another node makes, through one path here.
+func (m *Manager) TestCommand(ctx context.Context, wwn, path string, c reserve.Command) (o reserve.Outcome, err error) {
+	if err := m.cfg.Codec.Testing(c); err != nil {
+		return o, err
+	}
+	s, d, err := m.idle(ctx, wwn)
+	if err != nil {
+		return o, err
+	}
+	defer d.unlock()
+	if !slices.ContainsFunc(s.Paths, func(p Path) bool { return p.Name == path }) {
+		return o, fmt.Errorf("disk %s has no path %q here", wwn, path)
+	}
+	n, err := m.cfg.Open("/dev/" + path)
+	if err != nil {
+		return o, err
+	}
+	defer func() { err = errors.Join(err, n.Close()) }()
+	return reserve.NewOutcome(n.Exec(ctx, c))
+}
+
+// idle locks a disk that nothing here uses, and takes its paths out of its map until the next claim.
+func (m *Manager) idle(ctx context.Context, wwn string) (Seen, *disk, error) {
+	s, err := m.find(wwn)
+	if err != nil {
+		return s, nil, err
+	}
+	d := m.disk(wwn)
+	if err := d.lock(ctx); err != nil {
+		return s, nil, err
+	}
+	err = func() error {
+		if device := m.deviceOf(s); device != "" {
+			if err := m.cfg.Unused(device); err != nil {
+				return fmt.Errorf("disk %s is in use on this node: %w", wwn, err)
+			}
+		}
+		if mp := m.mapNow(wwn); mp != nil && !mp.State().Closed {
+			if err := errors.Join(mp.FailQueue(ctx), mp.Drain(ctx)); err != nil {
+				return err
+			}
+		}
+		return d.close()
+	}()
+	if err != nil {
+		d.unlock()
+	}
+	return s, d, err
 }
 
 // Identify tells what is on a disk, as a path of it shows it.

@@ -137,9 +137,14 @@ type dm struct {
 
 func (m *dm) admitAll() {
 	for _, dev := range m.devs {
-		if _, ok := m.up[dev]; !ok && !m.closed {
-			m.up[dev] = m.admit(context.Background(), dev)
+		if _, ok := m.up[dev]; ok || m.closed {
+			continue
 		}
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+		if err := m.admit(ctx, dev); !errors.Is(err, context.DeadlineExceeded) { // the disk is locked: later
+			m.up[dev] = err
+		}
+		cancel()
 	}
 }
 
@@ -376,6 +381,28 @@ func TestFollow(t *testing.T) {
 	}
 	if want := []string{"paths 8:16 8:48", "down 8:48", "paths "}; !slices.Equal(b.dm.said, want) {
 		t.Errorf("got %q, want %q", b.dm.said, want)
+	}
+}
+
+func TestTestCommand(t *testing.T) {
+	b := newBench(t)
+	b.take(t, takeover.Key{Node: 1, Epoch: 10})
+	c := reserve.Command{Op: reserve.RegisterIgnore, New: b.cfg.Codec.Test(1)}
+	o, err := b.TestCommand(t.Context(), wwn, "sdb", c)
+	if _, rerr := o.Result("n1:/dev/sdb", c.Op); err != nil || rerr != nil || !b.dm.closed {
+		t.Errorf("got %v, %v, map closed %v", err, rerr, b.dm.closed)
+	}
+	if _, err := b.TestCommand(t.Context(), wwn, "sdz", c); err == nil {
+		t.Error("a path of another disk: got no error")
+	}
+	c.New = 7
+	if _, err := b.TestCommand(t.Context(), wwn, "sdb", c); err == nil {
+		t.Error("a key that is no test's: got no error")
+	}
+	b.unused = errors.New("mounted")
+	c.New = b.cfg.Codec.Test(1)
+	if _, err := b.TestCommand(t.Context(), wwn, "sdb", c); err == nil {
+		t.Error("a disk in use: got no error")
 	}
 }
 

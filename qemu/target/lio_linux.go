@@ -19,8 +19,8 @@ const (
 
 func core(number int) string { return fmt.Sprintf("%s/core/iblock_%d/lun%d", config, number, number) }
 
-// serial is a unit's serial number (VPD page 0x80), of which the kernel makes its worldwide name.
-func serial(number int) string { return fmt.Sprintf("5ce1a000-0000-4000-8000-%012x", number) }
+// serial is a unit's serial number (VPD page 0x80). The kernel makes its worldwide name of the first 25 digits.
+func serial(number int) string { return fmt.Sprintf("%08x-5ce1-4000-8000-000000000000", number+1) }
 
 func write(file, text string) error { return os.WriteFile(file, []byte(text), 0) }
 
