@@ -30,6 +30,7 @@ type conn struct {
 	lan    int
 	client netip.AddrPort
 	server netip.AddrPort
+	port   string // of the switch, on the client's side
 	since  time.Time
 	last   time.Time
 	closed bool // FIN or RST was seen
@@ -145,7 +146,7 @@ func (w *way) lost(n int) {
 	c.j.unjudged += uint64(n)
 	if w.gap == nil {
 		c.j.gapCount++
-		w.gap = &Gap{Time: c.j.now, LAN: c.lan, Node: c.nexus.node, Client: c.client, Server: c.server, Answers: w == &c.toNode}
+		w.gap = &Gap{Time: c.j.now, LAN: c.lan, Node: c.node(), Client: c.client, Server: c.server, Answers: w == &c.toNode}
 		c.j.openGaps[w.gap] = struct{}{}
 	}
 	w.gap.Bytes += uint64(n)
@@ -218,6 +219,29 @@ func keys(text []byte) map[string]string {
 	return m
 }
 
+// node is who is on the client's side: the machine on the port of the switch, whatever it calls itself. Initiators that
+// log in from one port by different names are different nodes (the lab's host plays several).
+func (c *conn) node() string {
+	if c.nexus.node != "" {
+		return c.nexus.node
+	}
+	if first, ok := c.j.ports[c.port]; c.port != "" && (!ok || first == c.nexus.initiator || c.nexus.initiator == "") {
+		return c.port
+	}
+	return c.nexus.initiator
+}
+
+// settle fixes who the node is, when it has logged in.
+func (c *conn) settle() {
+	if c.nexus.node != "" {
+		return
+	}
+	c.nexus.node = c.node()
+	if _, ok := c.j.ports[c.port]; !ok && c.nexus.initiator != "" {
+		c.j.ports[c.port] = c.nexus.initiator
+	}
+}
+
 func (c *conn) command(h *[headerBytes]byte, tag, end uint32) int {
 	if c.session == "Discovery" {
 		return 0
@@ -226,9 +250,7 @@ func (c *conn) command(h *[headerBytes]byte, tag, end uint32) int {
 	if l == nil {
 		return 0
 	}
-	if c.nexus.node == "" {
-		c.nexus.node = c.nexus.initiator
-	}
+	c.settle()
 	c.commands++
 	c.j.commands++
 	l.Commands++

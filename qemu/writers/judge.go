@@ -37,6 +37,7 @@ type Judge struct {
 	luns    map[lunID]*lun
 	targets map[netip.Addr]string // of portals that were logged in to
 	names   map[string]string
+	ports   map[string]string // the first initiator on each port of the switches
 
 	violations []Violation
 	overlaps   []Overlap
@@ -60,7 +61,7 @@ type lunID struct {
 
 // NewJudge makes a judge who has seen nothing.
 func NewJudge(l Limits) *Judge {
-	return &Judge{limits: l, conns: map[connID]*conn{}, luns: map[lunID]*lun{}, targets: map[netip.Addr]string{}, names: map[string]string{},
+	return &Judge{limits: l, conns: map[connID]*conn{}, luns: map[lunID]*lun{}, targets: map[netip.Addr]string{}, names: map[string]string{}, ports: map[string]string{},
 		openGaps: map[*Gap]struct{}{}}
 }
 
@@ -97,8 +98,8 @@ func (j *Judge) Segment(at time.Time, lan int, port string, s *Segment) []Record
 		}
 		c = j.connect(id, s)
 	}
-	if !s.FromServer && c.nexus.node == "" {
-		c.nexus.node = port
+	if !s.FromServer && c.port == "" {
+		c.port = port
 	}
 	c.segment(s)
 	return j.found
@@ -236,7 +237,7 @@ func (r *Report) verdict() Verdict {
 }
 
 func (c *conn) report() Connection {
-	return Connection{LAN: c.lan, Client: c.client, Server: c.server, Node: c.nexus.node, Initiator: c.nexus.initiator, Target: c.target,
+	return Connection{LAN: c.lan, Client: c.client, Server: c.server, Node: c.node(), Initiator: c.nexus.initiator, Target: c.target,
 		HeaderDigest: c.digest[0], DataDigest: c.digest[1], Since: c.since, Last: c.last, Closed: c.closed, Commands: c.commands, Writes: c.writes,
 		Unanswered: c.unanswered}
 }

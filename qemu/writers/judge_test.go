@@ -459,6 +459,32 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// One machine that plays two initiators, as the lab's host does, is two nodes; and one that has no name is told by
+// its initiator's.
+func TestInitiatorsOfOnePort(t *testing.T) {
+	for _, port := range []string{"host", ""} {
+		w := newWire(t)
+		w.frame = func(from string, lan int, frame []byte) {
+			if from != "san" {
+				from = port
+			}
+			w.judge.Frame(w.now, lan, from, frame)
+		}
+		a, b := w.login("n1", 0), w.login("n2", 1)
+		a.claim(1, keyA, 0)
+		b.claim(1, keyB, keyA)
+		a.written(1, statusGood)
+		r := w.judge.Report(nil)
+		want := port
+		if port == "" {
+			want = initiator("n1")
+		}
+		if r.TwoWriters != 1 || r.Violations[0].Node != want || r.Violations[0].Fence.By != initiator("n2") {
+			t.Errorf("port %q: got %s %+v", port, r.Verdict, r.Violations)
+		}
+	}
+}
+
 // machine is a port; nobody hears it out.
 type machine struct{}
 
