@@ -116,6 +116,9 @@ func (c *conn) segment(s *Segment) {
 			c.j.unjudged += uint64(len(s.Payload))
 		}
 	}
+	if s.Flags&flagFIN != 0 && to.known {
+		to.ended, to.end = true, seq+uint32(len(s.Payload))
+	}
 	if s.Flags&(flagFIN|flagRST) != 0 {
 		c.closed = true
 	}

@@ -197,6 +197,16 @@ func TestJudge(t *testing.T) {
 			b.status(tag, statusGood)
 			a.written(1, statusGood)
 		}, "two writers\nlun 1: n1 late write over n2, 1"},
+		{"closed in order", func(w *wire) {
+			a := w.login("n1", 0)
+			a.written(1, statusGood)
+			a.toNode(a.ack, flagFIN|flagACK, nil)
+			a.ack++
+			a.toTarget(a.seq, flagFIN|flagACK, nil)
+			a.seq++
+			a.acknowledge()
+			a.toTarget(a.seq, flagACK, nil)
+		}, "clean"},
 		{"a new connection between the same ports", func(w *wire) {
 			a, b := w.login("n1", 0), w.login("n2", 0)
 			a.claim(1, keyA, 0)

@@ -17,6 +17,8 @@ type stream struct {
 	next  uint32 // sequence number of the byte that is due
 	held  []held // by sequence number
 	bytes int    // in held
+	ended bool   // a FIN was seen
+	end   uint32 // its sequence number
 	pdus  parser
 }
 
@@ -102,6 +104,9 @@ func (s *stream) release() {
 
 // acked learns that the receiver has all before ack. What is missing before it will not be seen any more.
 func (s *stream) acked(ack uint32) {
+	if s.ended && ahead(ack, s.end) > 0 {
+		ack = s.end // a FIN is acknowledged like a byte
+	}
 	for s.known {
 		d := ahead(ack, s.next)
 		if d <= 0 || d > maxJump {
