@@ -27,6 +27,7 @@ var (
 	Ext4      = []string{"ext4"}
 	XFS       = []string{"xfs"}
 	NFS       = []string{"nfs", "nfsv3", "nfsv4"}
+	GFS2      = []string{"dlm", "gfs2"}
 )
 
 const (
