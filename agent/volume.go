@@ -11,7 +11,10 @@ import (
 	"github.com/skein-os/skein/agent/disks"
 	"github.com/skein-os/skein/agent/node"
 	"github.com/skein-os/skein/agent/takeover"
+	"github.com/skein-os/skein/storage/disk"
 	"github.com/skein-os/skein/storage/filesystem"
+	"github.com/skein-os/skein/storage/modules"
+	"github.com/skein-os/skein/storage/multipath"
 	"github.com/skein-os/skein/storage/reserve"
 )
 
@@ -24,7 +27,8 @@ func (p *parts) openDisks() (*disks.Manager, error) {
 		return nil, err
 	}
 	return disks.New(disks.Config{
-		Root: p.a.path("volumes"), Codec: codec, Scan: disks.Sysfs{}, FS: filesystem.Linux{},
+		Root: p.a.path("volumes"), Codec: codec, Scan: disks.System{Sys: disk.Kernel}, FS: filesystem.Linux{Load: modules.Load},
+		Map:  p.openMap,
 		Open: func(device string) (disks.Nexus, error) { return reserve.Open(device) },
 		Unused: func(device string) error {
 			d, err := reserve.OpenUnused(device)
@@ -36,8 +40,41 @@ func (p *parts) openDisks() (*disks.Manager, error) {
 		Lost: func(instance, disk, why string) {
 			p.a.loop.must(context.Background(), func(b *node.Brain) { b.VolumeConflict(instance, disk, why) })
 		},
+		Stuck: func(disk, why string) {
+			reason := fmt.Sprintf("disk %s was lost and is still in use on this node, which can have it again only after a restart: %s", disk, why)
+			select {
+			case p.events <- cluster.Event{Time: time.Now(), Node: p.a.id.Name, Kind: cluster.EventStorage, Subject: disk, Text: reason}:
+			default: // the reboot says it too
+			}
+			(&backend{parts: p}).Reboot(reason)
+		},
 		Log: p.a.log.With("part", "disks"),
 	})
+}
+
+// openMap looks after the map of a disk on a SAN.
+func (p *parts) openMap(wwn string, admit func(context.Context, string) error, devs ...string) (disks.Map, error) {
+	if err := modules.Load("dm-multipath", "dm-service-time"); err != nil {
+		return nil, err
+	}
+	return multipath.Start(multipath.Config{WWN: wwn, Admit: admit, AdmitFor: volumeTimeout, Log: p.a.log.With("part", "multipath")}, devs...)
+}
+
+// followDisks keeps the maps' paths as the kernel has them.
+func (p *parts) followDisks(ctx context.Context) {
+	changed := make(chan struct{}, 1)
+	p.a.wg.Go(func() {
+		err := disk.Watch(ctx, func(disk.Event) {
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		})
+		if err != nil && ctx.Err() == nil {
+			p.a.log.Warn("changes of disks are seen only when they are looked for", "err", err)
+		}
+	})
+	p.disks.Follow(ctx, changed)
 }
 
 // Volume does an operation on a reserved disk (node.World).
@@ -78,6 +115,11 @@ func (w *world) claim(key takeover.Key) string {
 func (w *world) cutOff(in cluster.Instance) {
 	w.disks.Cut(in.ID)
 	w.a.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(w.ctx, volumeTimeout)
+		if err := w.disks.Fail(ctx, in.ID); err != nil { // its writes fail at the disk all the same, once they get there
+			w.a.log.Warn("I/O of a lost volume may wait for paths", "instance", in.ID, "err", err)
+		}
+		cancel()
 		_, err := w.runtime.Stop(w.ctx, in.ID, "SIGKILL", 0)
 		if err != nil && !errors.Is(err, container.ErrNotFound) && !errors.Is(err, container.ErrNotRunning) && w.ctx.Err() == nil {
 			w.a.log.Error(fmt.Sprintf("%s has lost a volume and could not be killed", in.ID), "err", err)

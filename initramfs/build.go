@@ -92,6 +92,7 @@ type Options struct {
 // DefaultTools are put in if Options.Tools is nil.
 var DefaultTools = []string{
 	"crun", "iscsid", "iscsiadm", "mke2fs", "e2fsck", "resize2fs", "mkfs.xfs", "xfs_repair",
+	"mkfs.gfs2", "fsck.gfs2", "gfs2_grow", "gfs2_jadd",
 }
 
 // layout is part of the input sum: raise it when this package makes other bytes of the same input.

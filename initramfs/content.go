@@ -37,6 +37,10 @@ var programs = map[string]program{
 	"resize2fs":  {"/sbin/resize2fs", "e2fsprogs", e2libs},
 	"mkfs.xfs":   {"/sbin/mkfs.xfs", "xfsprogs", xfslibs},
 	"xfs_repair": {"/sbin/xfs_repair", "xfsprogs", xfslibs},
+	"mkfs.gfs2":  {"/usr/sbin/mkfs.gfs2", "gfs2-utils", gfs2libs},
+	"fsck.gfs2":  {"/usr/sbin/fsck.gfs2", "gfs2-utils", gfs2libs},
+	"gfs2_grow":  {"/usr/sbin/gfs2_grow", "gfs2-utils", gfs2libs},
+	"gfs2_jadd":  {"/usr/sbin/gfs2_jadd", "gfs2-utils", gfs2libs},
 	"iscsid":     {"/sbin/iscsid", "open-iscsi", iscsilibs},
 	"iscsiadm":   {"/usr/bin/iscsiadm", "open-iscsi", iscsilibs},
 }
@@ -44,6 +48,7 @@ var programs = map[string]program{
 var (
 	e2libs    = []string{"libext2fs2", "libcom-err2", "libblkid1", "libuuid1"}
 	xfslibs   = []string{"libblkid1", "libuuid1", "libinih1", "liburcu8"}
+	gfs2libs  = []string{"libblkid1", "libuuid1"}
 	iscsilibs = []string{
 		"libopeniscsiusr", "libisns0", "libssl3", "libkmod2", "libmount1", "libblkid1", "libselinux1", "libpcre2-8-0",
 		"libsystemd0", "libcap2", "libgcrypt20", "libgpg-error0", "liblzma5", "libzstd1", "liblz4-1",

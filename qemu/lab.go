@@ -23,6 +23,7 @@ import (
 	"github.com/skein-os/skein/qemu/owners"
 	"github.com/skein-os/skein/qemu/proxy"
 	"github.com/skein-os/skein/qemu/san"
+	"github.com/skein-os/skein/qemu/writers"
 )
 
 // DefaultMemoryMB is the memory of a machine.
@@ -60,8 +61,9 @@ type Lab struct {
 	spawner  *spawner
 	switches [LANs]*ethernet.Switch
 	host     *hostnet.Host
-	boot     *bootServer   // nil: machines are given their kernel
-	owners   *owners.Watch // of the floating addresses, as the switches see them
+	boot     *bootServer    // nil: machines are given their kernel
+	owners   *owners.Watch  // of the floating addresses, as the switches see them
+	writers  *writers.Watch // to the disks of a SAN, as the switches see them
 	events   *timeline
 	ctx      context.Context // ends with the lab
 	cancel   context.CancelFunc
@@ -123,7 +125,7 @@ func open(ctx context.Context, cfg Config) (*Lab, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the lab's timeline: %w", err)
 	}
-	l := &Lab{cfg: cfg, accel: choice, spawner: newSpawner(), events: events, owners: owners.NewWatch(Floating), machines: map[string]*Machine{}, change: make(chan struct{})}
+	l := &Lab{cfg: cfg, accel: choice, spawner: newSpawner(), events: events, owners: owners.NewWatch(Floating), writers: writers.NewWatch(), machines: map[string]*Machine{}, change: make(chan struct{})}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	hc := hostnet.Config{Floating: []netip.Prefix{Floating}, Lease: l.lease, OnLease: l.onLease, Log: cfg.Log}
 	for lan := range LANs {
@@ -131,7 +133,7 @@ func open(ctx context.Context, cfg Config) (*Lab, error) {
 		if cfg.Seed != 0 {
 			l.switches[lan].Seed(cfg.Seed + uint64(lan))
 		}
-		l.switches[lan].Tap(l.owners.Tap(lan))
+		l.switches[lan].Tap(both(l.owners.Tap(lan), l.writers.Tap(lan)))
 		hc.LANs = append(hc.LANs, hostnet.LAN{Switch: l.switches[lan],
 			Addr: netip.PrefixFrom(Addr(lan, hostNumber), LANPrefix(lan).Bits()), MAC: MACOf(lan, hostNumber)})
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"time"
@@ -16,16 +17,18 @@ import (
 	"github.com/skein-os/skein/agent/disks"
 	"github.com/skein-os/skein/agent/takeover"
 	"github.com/skein-os/skein/storage/filesystem"
+	"github.com/skein-os/skein/storage/iscsi"
 	"github.com/skein-os/skein/storage/reserve"
 )
 
 // Disks is what the API needs of the disks of the node it runs on.
 type Disks interface {
 	Seen() ([]disks.Seen, error)
-	Test(ctx context.Context, wwn string, o reserve.TestOptions) (reserve.Verdict, error)
+	Test(ctx context.Context, wwn string, o reserve.TestOptions, others ...reserve.Nexus) (reserve.Verdict, error)
+	TestCommand(ctx context.Context, wwn, path string, c reserve.Command) (reserve.Outcome, error)
 	Identify(wwn string) (filesystem.Content, error)
 	Make(ctx context.Context, r cluster.VolumeRecord, key takeover.Key, overwrite filesystem.Kind) error
-	Grow(r cluster.VolumeRecord) (int64, error)
+	Grow(ctx context.Context, r cluster.VolumeRecord) (int64, error)
 }
 
 // SANRequest makes or changes a target. The secret goes to the ledger's secrets and never comes back.
@@ -80,12 +83,15 @@ func (s *Server) storageRoutes(reader, operator []string) {
 	})
 	s.handle("PUT /v1/sans/{san}", operator, s.setSAN)
 	s.handle("DELETE /v1/sans/{san}", operator, s.removeSAN)
+	s.handle("GET /v1/nodes/{name}/san", reader, s.onNode(s.nodeSAN))
+	s.handle("POST /v1/nodes/{name}/san/discover", reader, s.onNode(s.discoverSAN))
 	s.handle("GET /v1/disks", reader, func(w http.ResponseWriter, _ *http.Request) error {
 		writeJSON(w, http.StatusOK, list(s.backend.State().Disks))
 		return nil
 	})
 	s.handle("GET /v1/nodes/{name}/disks", reader, s.onNode(s.seenDisks))
 	s.handle("POST /v1/nodes/{name}/disks/{disk}/test", reader, s.onNode(s.testDisk))
+	s.handle("POST /v1/nodes/{name}/disks/{disk}/paths/{path}/test-command", []string{RoleNode}, s.onNode(s.testCommand))
 	s.handle("GET /v1/volumes", reader, s.volumes)
 	s.handle("POST /v1/nodes/{name}/volumes", reader, s.onNode(s.createVolume))
 	s.handle("POST /v1/nodes/{name}/volumes/{volume}/grow", reader, s.onNode(s.growVolume))
@@ -176,6 +182,51 @@ func (s *Server) removeSAN(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// NodeSAN is what a node has of the storage network.
+type NodeSAN struct {
+	Node      string         `json:"node"`
+	Initiator string         `json:"initiator"` // its iSCSI name, for the array's list of who may log in
+	Portals   []iscsi.Status `json:"portals"`   // of the ledger and of the kernel's command line
+}
+
+// SANDiscovery asks for the targets of a portal.
+type SANDiscovery struct {
+	Portal netip.AddrPort `json:"portal"`
+}
+
+// SANTarget is a target that a portal named, with a portal of it.
+type SANTarget struct {
+	IQN    string         `json:"iqn"`
+	Portal netip.AddrPort `json:"portal"`
+}
+
+func (s *Server) nodeSAN(w http.ResponseWriter, _ *http.Request) error {
+	n := s.backend.SAN()
+	n.Portals = list(n.Portals)
+	writeJSON(w, http.StatusOK, n)
+	return nil
+}
+
+func (s *Server) discoverSAN(w http.ResponseWriter, r *http.Request) error {
+	var req SANDiscovery
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 4<<10)).Decode(&req); err != nil {
+		return badRequest("discovery: %w", err)
+	}
+	if !req.Portal.IsValid() || req.Portal.Port() == 0 {
+		return badRequest("discovery: %s is no address of a portal", req.Portal)
+	}
+	found, err := s.backend.DiscoverSAN(r.Context(), req.Portal)
+	if err != nil {
+		return conflict("%w", err)
+	}
+	out := []SANTarget{}
+	for _, p := range found {
+		out = append(out, SANTarget{p.Target, p.Addr})
+	}
+	writeJSON(w, http.StatusOK, out)
+	return nil
+}
+
 func (s *Server) seenDisks(w http.ResponseWriter, _ *http.Request) error {
 	seen, err := s.backend.Disks().Seen()
 	if err != nil {
@@ -219,7 +270,7 @@ func (s *Server) testDisk(w http.ResponseWriter, r *http.Request) error {
 	if o := st.Disk(d.Alias); o != nil && o.WWN != d.WWN {
 		return conflict("disk %s: alias %s is disk %s's", d.WWN, d.Alias, o.WWN)
 	}
-	v, err := s.backend.Disks().Test(r.Context(), wwn, reserve.TestOptions{TakeAway: req.TakeKeysAway})
+	v, err := s.backend.Disks().Test(r.Context(), wwn, reserve.TestOptions{TakeAway: req.TakeKeysAway}, s.otherPaths(r, wwn)...)
 	switch {
 	case errors.Is(err, reserve.ErrForeign) || errors.Is(err, reserve.ErrInUse):
 		return conflict("disk %s: %w; nothing was touched", d.Name(), err)
@@ -343,7 +394,7 @@ func (s *Server) growVolume(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	size, err := s.backend.Disks().Grow(*v)
+	size, err := s.backend.Disks().Grow(r.Context(), *v)
 	if errors.Is(err, disks.ErrNotMounted) {
 		return conflict("%w: it grows where its service runs; start the service", err)
 	}
@@ -397,6 +448,16 @@ func (c *Client) SetSAN(ctx context.Context, req SANRequest) (out cluster.SAN, e
 // RemoveSAN forgets a target.
 func (c *Client) RemoveSAN(ctx context.Context, name string) error {
 	return c.get(ctx, http.MethodDelete, "/v1/sans/"+url.PathEscape(name), nil, nil, nil)
+}
+
+// NodeSAN tells what a node has of the storage network.
+func (c *Client) NodeSAN(ctx context.Context, node string) (out NodeSAN, err error) {
+	return out, c.get(ctx, http.MethodGet, "/v1/nodes/"+url.PathEscape(node)+"/san", nil, nil, &out)
+}
+
+// DiscoverSAN has a node ask a portal for its targets.
+func (c *Client) DiscoverSAN(ctx context.Context, node string, portal netip.AddrPort) (out []SANTarget, err error) {
+	return out, c.get(ctx, http.MethodPost, "/v1/nodes/"+url.PathEscape(node)+"/san/discover", nil, SANDiscovery{portal}, &out)
 }
 
 // Disks lists the enrolled disks.

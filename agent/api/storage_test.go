@@ -3,7 +3,10 @@ package api
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,6 +14,7 @@ import (
 	"github.com/skein-os/skein/agent/disks"
 	"github.com/skein-os/skein/agent/takeover"
 	"github.com/skein-os/skein/storage/filesystem"
+	"github.com/skein-os/skein/storage/iscsi"
 	"github.com/skein-os/skein/storage/reserve"
 )
 
@@ -21,14 +25,22 @@ type oneDisk struct {
 	err     error
 	made    []takeover.Key
 	tested  int
+	others  []reserve.Nexus
 }
 
 func (d *oneDisk) Seen() ([]disks.Seen, error) {
 	return []disks.Seen{{WWN: "naa.1", Size: 1 << 30, Paths: []disks.Path{{Name: "sdb"}}}}, nil
 }
-func (d *oneDisk) Test(context.Context, string, reserve.TestOptions) (reserve.Verdict, error) {
+func (d *oneDisk) Test(_ context.Context, _ string, _ reserve.TestOptions, others ...reserve.Nexus) (reserve.Verdict, error) {
 	d.tested++
+	d.others = others
 	return d.verdict, d.err
+}
+func (d *oneDisk) TestCommand(_ context.Context, wwn, path string, c reserve.Command) (reserve.Outcome, error) {
+	if c.Op == reserve.Reserve {
+		return reserve.NewOutcome(reserve.Answer{}, &reserve.Error{Device: path, Op: c.Op, Kind: reserve.ErrConflict})
+	}
+	return reserve.NewOutcome(reserve.Answer{Keys: []reserve.Key{c.New}}, nil)
 }
 func (d *oneDisk) Identify(string) (filesystem.Content, error) {
 	return filesystem.Content{Kind: d.content}, nil
@@ -37,12 +49,17 @@ func (d *oneDisk) Make(_ context.Context, _ cluster.VolumeRecord, k takeover.Key
 	d.made = append(d.made, k)
 	return d.err
 }
-func (d *oneDisk) Grow(cluster.VolumeRecord) (int64, error) { return 0, disks.ErrNotMounted }
+func (d *oneDisk) Grow(context.Context, cluster.VolumeRecord) (int64, error) {
+	return 0, disks.ErrNotMounted
+}
 
 func storageBench(t *testing.T, role string) (*memory, *oneDisk, *Client) {
 	t.Helper()
 	m, d := newMemory("n1"), &oneDisk{content: filesystem.Empty, verdict: reserve.Verdict{FastFenced: true}}
 	m.disks = d
+	other := newMemory("n2")
+	other.disks = &oneDisk{}
+	m.peer = NewServer(other, http.NotFoundHandler(), passing, slog.New(slog.DiscardHandler))
 	m.state.Meta.ID = "me"
 	m.state.Disks = []cluster.Disk{{WWN: "naa.1", Alias: "db", Size: 1 << 30, FastFenced: true, Cluster: "me", Revision: 7}}
 	c, _ := serve(t, m, role)
@@ -92,6 +109,16 @@ func TestEnrol(t *testing.T) {
 	if err != nil || res.Disk.FastFenced || len(m.committed) != 0 {
 		t.Fatalf("a test: got %+v, %v, %d commits, want the verdict and none", res, err, len(m.committed))
 	}
+	// The other node's path plays, too.
+	if len(d.others) != 1 || d.others[0].Name() != "n2:/dev/sdb" {
+		t.Fatalf("other paths: got %v", d.others)
+	}
+	if a, err := d.others[0].Exec(t.Context(), reserve.Command{Op: reserve.RegisterIgnore, New: 1 << 63}); err != nil || !slices.Equal(a.Keys, []reserve.Key{1 << 63}) {
+		t.Errorf("a command through it: got %v, %v", a, err)
+	}
+	if _, err := d.others[0].Exec(t.Context(), reserve.Command{Op: reserve.Reserve}); !errors.Is(err, reserve.ErrConflict) {
+		t.Errorf("a refused command: got %v", err)
+	}
 	if _, err := c.TestDisk(t.Context(), "n1", "db", DiskTestRequest{Enrol: true}); err != nil || len(m.committed) != 1 {
 		t.Fatalf("enrol: got %v, %d commits", err, len(m.committed))
 	}
@@ -127,6 +154,28 @@ func TestSAN(t *testing.T) {
 	req.Secret = "tell-nob"
 	if _, err := c.SetSAN(t.Context(), req); err == nil || strings.Contains(err.Error(), req.Secret) {
 		t.Errorf("a short secret: got %v, which must be an error that does not quote it", err)
+	}
+}
+
+func TestNodeSAN(t *testing.T) {
+	m, _, c := storageBench(t, RoleOperator)
+	portal := netip.MustParseAddrPort("192.0.2.1:3260")
+	m.san = NodeSAN{Node: "n1", Initiator: "iqn.2026-01.dev.skein:c:n1", Portals: []iscsi.Status{{Target: "iqn.2026-01.dev.skein:lab", Portal: portal, State: iscsi.Ready, Session: 3}}}
+	if got, err := c.NodeSAN(t.Context(), "n1"); err != nil || got.Initiator != m.san.Initiator || len(got.Portals) != 1 || got.Portals[0] != m.san.Portals[0] {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	m.targets = map[netip.AddrPort][]iscsi.Portal{portal: {{Target: "iqn.2026-01.dev.skein:lab", Addr: portal}}}
+	if got, err := c.DiscoverSAN(t.Context(), "n1", portal); err != nil || len(got) != 1 || got[0] != (SANTarget{"iqn.2026-01.dev.skein:lab", portal}) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	for _, p := range []string{"192.0.2.9:3260", "192.0.2.9:0"} {
+		if _, err := c.DiscoverSAN(t.Context(), "n1", netip.MustParseAddrPort(p)); err == nil || !strings.Contains(err.Error(), p) {
+			t.Errorf("%s: got %v", p, err)
+		}
+	}
+	_, _, node := storageBench(t, RoleNode)
+	if _, err := node.DiscoverSAN(t.Context(), "n1", portal); err == nil {
+		t.Error("a node may have another one connect to where it likes")
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,19 +27,27 @@ type Nexus interface {
 
 // Config of a Manager.
 type Config struct {
-	Root   string // folder of mounts, /run/skein/volumes; not shared with anything else
-	Codec  reserve.Codec
-	Scan   Scanner
-	FS     filesystem.Driver
+	Root  string // folder of mounts, /run/skein/volumes; not shared with anything else
+	Codec reserve.Codec
+	Scan  Scanner
+	FS    filesystem.Driver
+	// Map looks after the map of a disk that needs one: it adopts what the kernel has. admit is multipath.Config's.
+	Map    func(wwn string, admit func(ctx context.Context, dev string) error, devs ...string) (Map, error)
 	Open   func(device string) (Nexus, error) // a path, for reservations
 	Unused func(device string) error          // an error if something on this machine has the device open for itself
 	// Lost is told once of a mounted volume that has ended by itself. It must not block.
 	Lost func(instance, disk, why string)
-	Log  *slog.Logger
+	// Stuck is told once of a disk that was lost and is still in use here after StuckAfter: this node cannot have it
+	// again before a restart, and what holds it waits for nothing. It must not block.
+	Stuck func(disk, why string)
+	Log   *slog.Logger
 }
 
 // HealthEvery is between two looks at mounted file systems.
 const HealthEvery = 500 * time.Millisecond
+
+// StuckAfter is how long a file system may live on after its volume was lost and its service killed.
+const StuckAfter = 15 * time.Second
 
 // Manager does what is asked of this node's disks. Its methods may be called concurrently.
 type Manager struct {
@@ -46,17 +55,40 @@ type Manager struct {
 
 	mu    sync.Mutex
 	disks map[string]*disk  // by WWN
+	maps  map[string]Map    // by WWN
 	users map[string]*mount // by the volume's name
 	lost  map[string]bool   // instances whose key is gone
+	stuck map[string]*stuck // by WWN
 }
 
-// disk is one that this node has, or tries to get. mu is held during commands, which come one after the other.
+// stuck is a disk that was lost while something had it open.
+type stuck struct {
+	device string
+	since  time.Time
+	told   bool
+}
+
+// disk is one that this node has, or tries to get. It is locked during commands, which come one after the other.
 type disk struct {
-	mu     sync.Mutex
+	token  chan struct{} // in it: not locked
 	key    takeover.Key
 	volume *reserve.Volume
 	paths  []Nexus
+	// fresh are the paths, by name, that the claim has registered and the map has not taken in yet.
+	fresh map[string]bool
 }
+
+// lock waits no longer than ctx lasts, so that one who holds the lock can end one who waits for it.
+func (d *disk) lock(ctx context.Context) error {
+	select {
+	case <-d.token:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for a command on the disk: %w", ctx.Err())
+	}
+}
+
+func (d *disk) unlock() { d.token <- struct{}{} }
 
 // mount is a volume that is mounted, as kept beside the mount for a later agent.
 type mount struct {
@@ -70,7 +102,7 @@ func New(cfg Config) (*Manager, error) {
 	if err := os.MkdirAll(cfg.Root, 0o700); err != nil {
 		return nil, fmt.Errorf("folder of volumes: %w", err)
 	}
-	m := &Manager{cfg: cfg, disks: map[string]*disk{}, users: map[string]*mount{}, lost: map[string]bool{}}
+	m := &Manager{cfg: cfg, disks: map[string]*disk{}, maps: map[string]Map{}, users: map[string]*mount{}, lost: map[string]bool{}, stuck: map[string]*stuck{}}
 	folders, err := cfg.FS.Mounts(cfg.Root)
 	if err != nil {
 		return nil, fmt.Errorf("mounted volumes: %w", err)
@@ -87,36 +119,13 @@ func New(cfg Config) (*Manager, error) {
 	return m, nil
 }
 
-// Seen lists the disks that this node sees.
-func (m *Manager) Seen() ([]Seen, error) { return m.cfg.Scan.Scan() }
-
-func (m *Manager) find(wwn string) (Seen, error) {
-	list, err := m.cfg.Scan.Scan()
-	if err != nil {
-		return Seen{}, err
-	}
-	i := slices.IndexFunc(list, func(s Seen) bool { return s.WWN == wwn })
-	if i < 0 {
-		return Seen{}, fmt.Errorf("this node does not see disk %s", wwn)
-	}
-	return list[i], nil
-}
-
-// device is the disk and what is to be mounted of it.
-func (m *Manager) device(wwn string) (Seen, error) {
-	s, err := m.find(wwn)
-	if err == nil && s.Device == "" {
-		err = fmt.Errorf("disk %s has %d paths here and no multipath map over them", wwn, len(s.Paths))
-	}
-	return s, err
-}
-
 func (m *Manager) disk(wwn string) *disk {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	d := m.disks[wwn]
 	if d == nil {
-		d = &disk{}
+		d = &disk{token: make(chan struct{}, 1)}
+		d.unlock()
 		m.disks[wwn] = d
 	}
 	return d
@@ -125,14 +134,22 @@ func (m *Manager) disk(wwn string) *disk {
 // Do does one operation of the takeover of a volume's disk (node.World.Volume says what is due).
 func (m *Manager) Do(ctx context.Context, v cluster.Volume, op takeover.StorageOp, key, victim takeover.Key) (ok bool, keys []takeover.Key, err error) {
 	d := m.disk(v.Disk)
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	if err := d.lock(ctx); err != nil {
+		return false, nil, err
+	}
+	defer d.unlock()
 	if d.volume == nil || d.key != key {
-		if err := m.open(d, v, op, key); err != nil {
+		if err := m.open(ctx, d, v, op, key); err != nil {
 			return false, nil, err
 		}
 	}
 	ok, keys, err = d.volume.Do(ctx, op, key, victim)
+	if err == nil && ok && op == takeover.RegisterKey {
+		d.fresh = map[string]bool{}
+		for _, name := range d.volume.Registered() {
+			d.fresh[name] = true
+		}
+	}
 	if err != nil && op == takeover.RegisterKey {
 		// The next attempt looks for paths anew. Only then: a path that is new must not do for one that is registered.
 		err = errors.Join(err, d.close())
@@ -141,32 +158,28 @@ func (m *Manager) Do(ctx context.Context, v cluster.Volume, op takeover.StorageO
 }
 
 // open finds the paths of the disk for a claim that is new here.
-func (m *Manager) open(d *disk, v cluster.Volume, op takeover.StorageOp, key takeover.Key) error {
+func (m *Manager) open(ctx context.Context, d *disk, v cluster.Volume, op takeover.StorageOp, key takeover.Key) error {
 	if key.Epoch < d.key.Epoch {
 		return fmt.Errorf("disk %s: this node has a newer claim on it, of epoch %d", v.Disk, d.key.Epoch)
 	}
 	if err := d.close(); err != nil {
 		return err
 	}
-	if op == takeover.RegisterKey {
-		// A slot has a new claim only when the one before has ended, so a mount that is left is nobody's: an agent
-		// died between mounting and starting.
-		if err := m.abandon(v.Disk); err != nil {
-			return err
-		}
+	s, err := m.find(v.Disk)
+	if err != nil {
+		return err
 	}
-	s, err := m.device(v.Disk)
+	mp, err := m.mapOf(s)
 	if err != nil {
 		return err
 	}
 	if op == takeover.RegisterKey {
-		// What an earlier claim has left unwritten would be written under the new key.
-		if err := m.cfg.Unused(s.Device); err != nil {
-			return fmt.Errorf("disk %s: something of an earlier claim still has it open on this node (a restart of the node ends it): %w", v.Disk, err)
+		if err := m.empty(ctx, s, mp); err != nil {
+			return err
 		}
 	}
 	var list []reserve.Nexus
-	for _, p := range s.Paths {
+	for _, p := range s.usable() {
 		n, err := m.cfg.Open("/dev/" + p.Name)
 		if err != nil {
 			m.cfg.Log.Warn("a path of a disk cannot be used", "disk", v.Disk, "path", p.Name, "err", err)
@@ -178,6 +191,35 @@ func (m *Manager) open(d *disk, v cluster.Volume, op takeover.StorageOp, key tak
 		return fmt.Errorf("disk %s: no path of %d can be opened", v.Disk, len(s.Paths))
 	}
 	d.key = key
+	return nil
+}
+
+// empty makes sure that nothing of an earlier claim can be written under the key of a new one. A slot has a new
+// claim only when the one before has ended, so a mount that is left is nobody's: an agent died between mounting and
+// starting.
+func (m *Manager) empty(ctx context.Context, s Seen, mp Map) error {
+	if mp != nil {
+		// First, so that unmounting writes nothing.
+		if err := mp.FailQueue(ctx); err != nil {
+			return err
+		}
+	}
+	if err := m.abandon(s.WWN); err != nil {
+		return err
+	}
+	const still = "disk %s: something of an earlier claim still has it open on this node (a restart of the node ends it): %w"
+	if mp == nil {
+		if err := m.cfg.Unused(s.Device); err != nil {
+			return fmt.Errorf(still, s.WWN, err)
+		}
+		return nil
+	}
+	if err := mp.Drain(ctx); err != nil {
+		return err
+	}
+	if err := mp.Open(); err != nil { // it says so if somebody has the map open
+		return fmt.Errorf(still, s.WWN, err)
+	}
 	return nil
 }
 
@@ -207,7 +249,7 @@ func (d *disk) close() error {
 	for _, p := range d.paths {
 		errs = append(errs, p.Close())
 	}
-	d.paths, d.volume = nil, nil
+	d.paths, d.volume, d.fresh = nil, nil, nil
 	return errors.Join(errs...)
 }
 
@@ -216,6 +258,42 @@ func (m *Manager) Cut(instance string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.lost[instance] = true
+}
+
+// Fail has all I/O of a cut instance end with an error, so that nothing of it waits for a path.
+func (m *Manager) Fail(ctx context.Context, instance string) error {
+	m.mu.Lock()
+	wwns := map[string]bool{}
+	for _, u := range m.users {
+		if u.Instance == instance {
+			wwns[u.Disk] = true
+		}
+	}
+	m.mu.Unlock()
+	var errs []error
+	for wwn := range wwns {
+		errs = append(errs, m.fail(ctx, instance, wwn))
+	}
+	return errors.Join(errs...)
+}
+
+func (m *Manager) fail(ctx context.Context, instance, wwn string) error {
+	d := m.disk(wwn)
+	if err := d.lock(ctx); err != nil { // while it is held no later claim opens the map
+		return err
+	}
+	defer d.unlock()
+	m.mu.Lock()
+	still := false
+	for _, u := range m.users {
+		still = still || u.Instance == instance && u.Disk == wwn
+	}
+	mp := m.maps[wwn]
+	m.mu.Unlock()
+	if mp == nil || !still {
+		return nil
+	}
+	return mp.FailQueue(ctx)
 }
 
 func (m *Manager) folder(v *cluster.Volume) string { return filepath.Join(m.cfg.Root, v.Name) }
@@ -245,12 +323,12 @@ func (m *Manager) attach(ctx context.Context, instance string, v *cluster.Volume
 	case u != nil:
 		return fmt.Errorf("it is still mounted here, for %s", u.Instance)
 	}
-	s, err := m.device(v.Disk)
+	begin := time.Now()
+	device, err := m.ready(ctx, v.Disk)
 	if err != nil {
 		return err
 	}
-	begin := time.Now()
-	how, err := m.cfg.FS.Mount(ctx, s.Device, filesystem.Volume{Name: v.Name, Kind: filesystem.Kind(v.FS), UUID: v.UUID}, folder)
+	how, err := m.cfg.FS.Mount(ctx, device, filesystem.Volume{Name: v.Name, Kind: filesystem.Kind(v.FS), UUID: v.UUID}, folder)
 	if err != nil {
 		return err
 	}
@@ -258,7 +336,7 @@ func (m *Manager) attach(ctx context.Context, instance string, v *cluster.Volume
 	m.mu.Lock()
 	m.users[v.Name] = u
 	m.mu.Unlock()
-	m.cfg.Log.Info("volume mounted", "volume", v.Name, "disk", v.Disk, "device", s.Device, "journal_replayed", how.Replayed,
+	m.cfg.Log.Info("volume mounted", "volume", v.Name, "disk", v.Disk, "device", device, "journal_replayed", how.Replayed,
 		"checked", how.Checked, "took", time.Since(begin).Round(time.Millisecond))
 	data, err := json.Marshal(u)
 	if err == nil {
@@ -286,8 +364,11 @@ func (m *Manager) Detach(_ context.Context, in cluster.Instance) error {
 		folder := m.folder(v)
 		err := m.cfg.FS.Unmount(folder, lost)
 		if lost && errors.Is(err, filesystem.ErrBusy) {
-			// The folder is free and the file system lives on: the next claim here is refused by Config.Unused.
-			m.cfg.Log.Error("a volume that was lost is still in use: this node needs a restart before it can have it again", "volume", v.Name, "disk", v.Disk, "err", err)
+			// The folder is free and the file system lives on, and keeps the next claim here out.
+			m.cfg.Log.Warn("a volume that was lost is still in use", "volume", v.Name, "disk", v.Disk, "err", err)
+			m.mu.Lock()
+			m.stuck[v.Disk] = &stuck{device: m.current(v.Disk), since: time.Now()}
+			m.mu.Unlock()
 			err = nil
 		}
 		if err != nil {
@@ -325,6 +406,7 @@ func (m *Manager) Watch(ctx context.Context) {
 }
 
 func (m *Manager) look() {
+	m.lookAtStuck()
 	m.mu.Lock()
 	users := map[string]*mount{}
 	for name, u := range m.users {
@@ -348,42 +430,118 @@ func (m *Manager) look() {
 	}
 }
 
-// Test makes the self-test of a disk that nobody uses, over all of its paths here.
-func (m *Manager) Test(ctx context.Context, wwn string, o reserve.TestOptions) (v reserve.Verdict, err error) {
-	s, err := m.find(wwn)
+func (m *Manager) lookAtStuck() {
+	m.mu.Lock()
+	list := maps.Clone(m.stuck)
+	m.mu.Unlock()
+	for wwn, k := range list {
+		err := m.cfg.Unused(k.device)
+		m.mu.Lock()
+		tell := err != nil && !k.told && time.Since(k.since) >= StuckAfter
+		k.told = k.told || tell
+		if err == nil && m.stuck[wwn] == k {
+			delete(m.stuck, wwn)
+		}
+		m.mu.Unlock()
+		if tell {
+			m.cfg.Stuck(wwn, err.Error())
+		}
+	}
+}
+
+// Test makes the self-test of a disk that nobody uses, over all of its paths here and those of others, in turn. Without
+// another node's paths the verdict is about this node's own against each other, which some targets take for one and the
+// same: the kernel's target lets all sessions of an initiator write if one is registered.
+func (m *Manager) Test(ctx context.Context, wwn string, o reserve.TestOptions, others ...reserve.Nexus) (v reserve.Verdict, err error) {
+	s, d, err := m.idle(ctx, wwn)
 	if err != nil {
 		return v, err
 	}
-	d := m.disk(wwn)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if s.Device != "" {
-		if err := m.cfg.Unused(s.Device); err != nil {
-			return v, fmt.Errorf("disk %s is in use on this node: %w", wwn, err)
-		}
-	}
-	if err := d.close(); err != nil {
-		return v, err
-	}
+	defer d.unlock()
 	var list []reserve.Nexus
 	defer func() { err = errors.Join(err, d.close()) }()
-	for _, p := range s.Paths {
+	for i, p := range s.Paths {
 		n, err := m.cfg.Open("/dev/" + p.Name)
 		if err != nil {
 			return v, err
 		}
 		d.paths, list = append(d.paths, n), append(list, n)
+		if i < len(others) {
+			list = append(list, others[i])
+		}
 	}
 	return reserve.SelfTest(ctx, m.cfg.Codec, o, list...)
 }
 
-// Identify tells what is on a disk that nobody uses here.
-func (m *Manager) Identify(wwn string) (filesystem.Content, error) {
-	s, err := m.device(wwn)
-	if err != nil {
-		return filesystem.Content{}, err
+// TestCommand does a command of a self-test that another node makes, through one path here.
+func (m *Manager) TestCommand(ctx context.Context, wwn, path string, c reserve.Command) (o reserve.Outcome, err error) {
+	if err := m.cfg.Codec.Testing(c); err != nil {
+		return o, err
 	}
-	return m.cfg.FS.Identify(s.Device)
+	s, d, err := m.idle(ctx, wwn)
+	if err != nil {
+		return o, err
+	}
+	defer d.unlock()
+	if !slices.ContainsFunc(s.Paths, func(p Path) bool { return p.Name == path }) {
+		return o, fmt.Errorf("disk %s has no path %q here", wwn, path)
+	}
+	n, err := m.cfg.Open("/dev/" + path)
+	if err != nil {
+		return o, err
+	}
+	defer func() { err = errors.Join(err, n.Close()) }()
+	return reserve.NewOutcome(n.Exec(ctx, c))
+}
+
+// idle locks a disk that nothing here uses, and takes its paths out of its map until the next claim.
+func (m *Manager) idle(ctx context.Context, wwn string) (Seen, *disk, error) {
+	s, err := m.find(wwn)
+	if err != nil {
+		return s, nil, err
+	}
+	d := m.disk(wwn)
+	if err := d.lock(ctx); err != nil {
+		return s, nil, err
+	}
+	err = func() error {
+		if device := m.deviceOf(s); device != "" {
+			if err := m.cfg.Unused(device); err != nil {
+				return fmt.Errorf("disk %s is in use on this node: %w", wwn, err)
+			}
+		}
+		if mp := m.mapNow(wwn); mp != nil && !mp.State().Closed {
+			if err := errors.Join(mp.FailQueue(ctx), mp.Drain(ctx)); err != nil {
+				return err
+			}
+		}
+		return d.close()
+	}()
+	if err != nil {
+		d.unlock()
+	}
+	return s, d, err
+}
+
+// Identify tells what is on a disk, as a path of it shows it.
+func (m *Manager) Identify(wwn string) (c filesystem.Content, err error) {
+	s, err := m.find(wwn)
+	if err != nil {
+		return c, err
+	}
+	var from []string
+	if mp := m.mapNow(wwn); mp != nil && !mp.State().Closed { // it holds the paths
+		from = append(from, m.deviceOf(s))
+	}
+	for _, p := range s.usable() {
+		from = append(from, "/dev/"+p.Name)
+	}
+	for _, device := range from {
+		if c, err = m.cfg.FS.Identify(device); err == nil {
+			return c, nil
+		}
+	}
+	return c, fmt.Errorf("what is on disk %s could not be read through any of its %d paths: %w", wwn, len(s.Paths), err)
 }
 
 // Make takes the disk as a claim does and makes the volume's file system. The key's epoch is the revision of the
@@ -406,14 +564,16 @@ func (m *Manager) Make(ctx context.Context, r cluster.VolumeRecord, key takeover
 		}
 		s.Done(ok, keys)
 	}
-	dev, err := m.device(r.Disk)
+	dev, err := m.ready(ctx, r.Disk)
 	if err != nil {
 		return err
 	}
-	err = m.cfg.FS.Make(ctx, dev.Device, filesystem.Volume{Name: r.Name, Kind: filesystem.Kind(r.FS), UUID: r.UUID}, overwrite)
+	err = m.cfg.FS.Make(ctx, dev, filesystem.Volume{Name: r.Name, Kind: filesystem.Kind(r.FS), UUID: r.UUID}, overwrite)
 	d := m.disk(r.Disk)
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	if lerr := d.lock(ctx); lerr != nil {
+		return errors.Join(err, lerr)
+	}
+	defer d.unlock()
 	return errors.Join(err, d.close())
 }
 
@@ -421,21 +581,28 @@ func (m *Manager) Make(ctx context.Context, r cluster.VolumeRecord, key takeover
 var ErrNotMounted = errors.New("not mounted on this node")
 
 // Grow makes a mounted volume as large as its disk has become. It never shrinks one.
-func (m *Manager) Grow(r cluster.VolumeRecord) (int64, error) {
+func (m *Manager) Grow(ctx context.Context, r cluster.VolumeRecord) (int64, error) {
 	m.mu.Lock()
 	u := m.users[r.Name]
 	m.mu.Unlock()
 	if u == nil {
 		return 0, fmt.Errorf("volume %s: %w", r.Name, ErrNotMounted)
 	}
-	s, err := m.device(r.Disk)
+	if err := m.cfg.Scan.Rescan(r.Disk); err != nil {
+		return 0, err
+	}
+	s, err := m.find(r.Disk)
 	if err != nil {
 		return 0, err
 	}
 	if s.Size < r.Size {
 		return 0, fmt.Errorf("disk %s has %d bytes, less than volume %s (%d): it was made smaller, which destroys data; nothing was done", r.Disk, s.Size, r.Name, r.Size)
 	}
-	return m.cfg.FS.Grow(s.Device, filepath.Join(m.cfg.Root, r.Name))
+	device, err := m.grown(ctx, s)
+	if err != nil {
+		return 0, err
+	}
+	return m.cfg.FS.Grow(device, filepath.Join(m.cfg.Root, r.Name))
 }
 
 // MountedFor tells which instance the volume is mounted for here, "" if it is not.

@@ -223,6 +223,7 @@ func (s *server) handler() http.Handler {
 			return err
 		})
 	})
+	mux.HandleFunc("GET /writers", s.writers)
 	return mux
 }
 

@@ -16,7 +16,10 @@ import (
 )
 
 // Linux is the Driver of a real node.
-type Linux struct{}
+type Linux struct {
+	// Load loads kernel modules; nil: the kernel has what it needs.
+	Load func(modules ...string) error
+}
 
 var _ Driver = Linux{}
 
@@ -156,6 +159,11 @@ func (l Linux) Mount(ctx context.Context, device string, v Volume, folder string
 			return m, fmt.Errorf("volume %s on %s: %w", v.Name, device, err)
 		}
 		m.Checked = true
+	}
+	if l.Load != nil {
+		if err := l.Load(string(v.Kind)); err != nil { // ext4 and xfs are their modules' names
+			return m, err
+		}
 	}
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return m, err

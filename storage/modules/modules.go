@@ -27,6 +27,7 @@ var (
 	Ext4      = []string{"ext4"}
 	XFS       = []string{"xfs"}
 	NFS       = []string{"nfs", "nfsv3", "nfsv4"}
+	GFS2      = []string{"dlm", "gfs2"}
 )
 
 const (
@@ -147,7 +148,8 @@ func parseNeeds(data []byte) []string {
 				case strings.HasSuffix(w, ":"):
 					pre = w == "pre:"
 				case pre:
-					// A soft dependency may be an alias: crc32c is crc32c_generic here.
+					// A soft dependency may be an alias: crc32c, also as crypto-crc32c, is crc32c_generic here.
+					w = strings.TrimPrefix(w, "crypto-")
 					out = append(out, w, w+"_generic")
 				}
 			}

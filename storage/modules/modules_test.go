@@ -27,7 +27,7 @@ func TestPlan(t *testing.T) {
 }
 
 func TestNeeds(t *testing.T) {
-	got := parseNeeds([]byte("license=GPL\x00depends=jbd2,mbcache\x00softdep=pre: crc32c post: x\x00"))
+	got := parseNeeds([]byte("license=GPL\x00depends=jbd2,mbcache\x00softdep=pre: crypto-crc32c post: x\x00"))
 	if want := []string{"jbd2", "mbcache", "crc32c", "crc32c_generic"}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}

@@ -75,10 +75,11 @@ type Map struct {
 	drains   *draining // nil: none under way
 }
 
-// probing is a check under way. late: its time is over, and the path was told to have failed.
+// probing is a check under way. late: its time is over, and the path was told to have failed. stale: what it finds is not
+// enough, since the map was opened meanwhile.
 type probing struct {
-	begun time.Time
-	late  bool
+	begun       time.Time
+	late, stale bool
 }
 
 // Start looks after the disk's map: it adopts the one that the kernel has, or makes one when the first path is fit.
@@ -218,6 +219,9 @@ func (m *Map) check(ctx context.Context) {
 				if !p.late {
 					m.core.Probed(time.Now(), r)
 				}
+				if p.stale {
+					m.check(ctx)
+				}
 			})
 		}()
 	}
@@ -328,7 +332,7 @@ func (m *Map) SetPaths(paths ...string) error {
 			return fmt.Errorf("path of disk %s: %w", m.cfg.WWN, err)
 		}
 	}
-	return m.do(func() { m.core.Want(time.Now(), paths); m.act() })
+	return m.do(func() { m.core.Want(time.Now(), paths); m.check(m.base); m.act() })
 }
 
 // LinkDown fails a path at once, without waiting for a command's time limit.
@@ -451,6 +455,10 @@ func (m *Map) Open() error {
 		}
 		m.admitCtx, m.admitEnd = context.WithCancel(m.base)
 		m.core.Open(time.Now())
+		for _, p := range m.probes {
+			p.stale = true
+		}
+		m.check(m.base) // at once: a claim waits for its paths
 		m.act()
 	})
 	return errors.Join(err, out)

@@ -111,6 +111,17 @@ func (v *Volume) Out() []error {
 	return errs
 }
 
+// Registered returns the names of the paths that are in: after RegisterKey, those that have the key.
+func (v *Volume) Registered() []string {
+	var names []string
+	for _, p := range v.paths {
+		if p.out == nil {
+			names = append(names, p.Name())
+		}
+	}
+	return names
+}
+
 // pathFailed tells an error that is the path's, so that another may be tried. An attention or a refusal is the
 // disk's. A context that has ended is the caller's.
 func pathFailed(ctx context.Context, err error) bool {

@@ -5,6 +5,7 @@
 //
 //	chaos -n 200 -seed 7 -out DIR              200 faults; each result is a line of DIR/results.jsonl at once
 //	chaos -loss 30 -jitter 50ms -for 10m -out DIR   no faults, but bad networks: counts false takeovers
+//	chaos -san -n 80 -out DIR                  a database on a volume of the lab's SAN, whose node, paths and target fail
 //	chaos -report docs/outage.md DIR/results.jsonl ...   the page and its picture, of one run or several
 //
 // It ends with status 1 if there was a double owner, a false takeover or a step that did not end well.
@@ -40,6 +41,7 @@ func main() {
 	flag.DurationVar(&c.every, "every", 50*time.Millisecond, "between two requests of the client to an address")
 	flag.Float64Var(&c.loss, "loss", -1, "percent of the frames that every machine's every link loses; no faults then")
 	flag.DurationVar(&c.jitter, "jitter", 0, "with -loss: each frame is late by this much, give or take as much")
+	flag.BoolVar(&c.onSAN, "san", false, "break a database on a SAN instead; -demo must have postgres.tar ('skein image demo --postgres')")
 	flag.StringVar(&c.commit, "commit", "", "what is tested (default: asked of git)")
 	flag.StringVar(&report, "report", "", "write this page (.md, with an .svg beside it) from the given results.jsonl files, and end")
 	flag.Parse()
@@ -73,6 +75,9 @@ func run(c *chaos, report string, files []string) (err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	defer func() { err = errors.Join(err, c.lab.down()) }()
+	if c.onSAN {
+		return c.san(ctx)
+	}
 	if c.loss >= 0 {
 		return c.calm(ctx)
 	}

@@ -42,6 +42,7 @@ type chaos struct {
 	every    time.Duration
 	loss     float64
 	jitter   time.Duration
+	onSAN    bool
 	commit   string
 
 	violations int    // on the wire that were written down

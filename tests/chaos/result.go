@@ -59,7 +59,7 @@ type AddressResult struct {
 }
 
 // appendResult writes a line and has it on the disk before it returns: a run that is cut off counts.
-func appendResult(path string, r *Result) error {
+func appendResult(path string, r any) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return err
