@@ -53,6 +53,7 @@ type Machine struct {
 	console *console
 	bmc     *controller // nil: the storage array has none
 	san     *SAN        // what the storage array is made of; nil: it is a node
+	sanPort sanPort
 
 	op sync.Mutex // one operation at a time
 

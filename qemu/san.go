@@ -25,8 +25,11 @@ type SAN struct {
 	LUNs   []int64 `json:"luns"`   // sizes, bytes; multiples of sanSector
 	// Wipe begins with empty disks. Else those of the last lab in this folder are used, which must fit.
 	Wipe bool `json:"wipe,omitempty"`
+}
 
-	mu      sync.Mutex
+// sanPort is the way of orders to the array.
+type sanPort struct {
+	mu      sync.Mutex   // one order at a time
 	process *process     // whose port control speaks over
 	control *san.Control // nil: none yet
 }
@@ -210,10 +213,11 @@ func (l *Lab) OrderSAN(ctx context.Context, o san.Order) (*san.Status, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.san.mu.Lock()
-	defer m.san.mu.Unlock()
-	if m.san.process != p {
-		m.san.process, m.san.control = p, san.NewControl(p.oob)
+	port := &m.sanPort
+	port.mu.Lock()
+	defer port.mu.Unlock()
+	if port.process != p {
+		port.process, port.control = p, san.NewControl(p.oob)
 	}
 	if err := p.oob.SetDeadline(time.Time{}); err != nil {
 		return nil, fmt.Errorf("the storage array has gone off: %w", err)
@@ -225,7 +229,7 @@ func (l *Lab) OrderSAN(ctx context.Context, o san.Order) (*san.Status, error) {
 			<-ended // or it would end the next order
 		}
 	}()
-	status, err := m.san.control.Do(o)
+	status, err := port.control.Do(o)
 	if err != nil {
 		var late net.Error
 		if errors.As(err, &late) && late.Timeout() {
