@@ -86,6 +86,11 @@ func (a *Array) up() error {
 			}
 		}
 	}
+	// Portals come last and go first: an initiator must not find one without the target behind it. It would be told
+	// that there is no such target, and some take that as final.
+	if err := write(group+"/enable", "1"); err != nil {
+		return err
+	}
 	for _, p := range a.portals {
 		if p.Open {
 			if err := os.MkdirAll(portalOf(p.Addr), 0o755); err != nil {
@@ -93,7 +98,7 @@ func (a *Array) up() error {
 			}
 		}
 	}
-	return write(group+"/enable", "1")
+	return nil
 }
 
 func portalOf(at netip.AddrPort) string { return group + "/np/" + at.String() }
@@ -101,11 +106,16 @@ func portalOf(at netip.AddrPort) string { return group + "/np/" + at.String() }
 // down ends all sessions and takes the configuration away: what the target had not kept is gone. It takes away what
 // there is, so that it also cleans up after an up that failed.
 func (a *Array) down() error {
+	for _, p := range a.portals {
+		if err := remove(portalOf(p.Addr)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("close the portal %s: %w", p.Addr, err)
+		}
+	}
 	if err := write(group+"/enable", "0"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	var gone []string // in this order
-	for _, pattern := range []string{"np/*:*", "acls/*/lun_*/disk", "acls/*/lun_*", "acls/*", "lun/lun_*/disk", "lun/lun_*"} {
+	for _, pattern := range []string{"acls/*/lun_*/disk", "acls/*/lun_*", "acls/*", "lun/lun_*/disk", "lun/lun_*"} {
 		found, err := filepath.Glob(filepath.Join(group, pattern))
 		if err != nil {
 			return err
