@@ -52,7 +52,7 @@ type Answer struct {
 type Status struct {
 	LUNs     []LUN    `json:"luns"`
 	Portals  []Portal `json:"portals"`
-	Sessions []string `json:"sessions"` // initiators that are logged in
+	Sessions []string `json:"sessions"` // initiators that are logged in, by one or more
 	// Up: the machine has been up for this long.
 	Up time.Duration `json:"up"`
 }

@@ -200,7 +200,7 @@ func after(file, words string) (string, error) {
 	return strings.TrimSpace(rest), nil
 }
 
-// sessions are the initiators that are logged in.
+// sessions are the initiators that are logged in, each once: of those with an ACL the kernel lists one session.
 func sessions() ([]string, error) {
 	data, err := os.ReadFile(group + "/dynamic_sessions")
 	if err != nil {
@@ -221,7 +221,7 @@ func sessions() ([]string, error) {
 		}
 	}
 	slices.Sort(names)
-	return names, nil
+	return slices.Compact(names), nil
 }
 
 // disks are the machine's by serial number.
