@@ -49,6 +49,7 @@ const bankCompose = `services:
     image: demo/postgres:1
     environment: {POSTGRES_PASSWORD: "` + bankPassword + `"}
     tmpfs: [/tmp]
+    ports: ["5432:5432"]
     stop_grace_period: 10s
     volumes: ["data:/var/lib/postgresql/data"]
     x-skein: {addresses: [` + bankAddress + `]}
