@@ -9,9 +9,9 @@ import (
 type Verdict string
 
 const (
-	// Nothing: no command to a disk for one writer was seen. It is not a good verdict: it is none.
+	// Nothing: no write to a disk for one writer was seen. It is not a good verdict: it is none.
 	Nothing Verdict = "nothing"
-	// Clean: all commands were judged, and there never were two writers.
+	// Clean: all writes were judged, and there never were two writers.
 	Clean Verdict = "clean"
 	// Partly: there were none where the judge could see, and it could not see everything.
 	Partly Verdict = "partly"
@@ -159,6 +159,7 @@ type Report struct {
 	Verdict     Verdict      `json:"verdict"`
 	Commands    uint64       `json:"commands"` // SCSI commands that were decoded
 	Judged      uint64       `json:"judged"`   // of these, to disks that are not shared
+	Writes      uint64       `json:"writes"`   // of these, writes that were answered, also with a refusal
 	Disks       []Disk       `json:"disks"`    // by target and LUN
 	Violations  []Violation  `json:"violations"`
 	TwoWriters  int          `json:"two_writers"` // certain violations, also those for which the list has no room
