@@ -22,7 +22,7 @@ type lun struct {
 	last   string // who has written
 	blind  time.Time
 
-	violations, overlaps []int // in the judge's lists
+	violations, overlaps []int          // in the judge's lists
 	bad                  map[*Fence]int // where in violations, of the fences that are closed; -1: no room
 	over                 map[overlapping]int
 }

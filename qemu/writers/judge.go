@@ -240,7 +240,7 @@ func (r *Report) verdict() Verdict {
 }
 
 func (c *conn) report() Connection {
-	return Connection{LAN: c.lan, Client: c.client, Server: c.server, Node: c.node(), Initiator: c.nexus.initiator, Target: c.target,
+	return Connection{LAN: c.lan, Client: c.client, Server: c.server, Node: c.node(), Initiator: c.nexus.initiator, ISID: c.nexus.isid, Target: c.target, Group: c.nexus.group,
 		HeaderDigest: c.digest[0], DataDigest: c.digest[1], Since: c.since, Last: c.last, Closed: c.closed, Commands: c.commands, Writes: c.writes,
 		Unanswered: c.unanswered}
 }

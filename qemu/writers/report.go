@@ -143,7 +143,9 @@ type Connection struct {
 	Server       netip.AddrPort `json:"server"`
 	Node         string         `json:"node"`
 	Initiator    string         `json:"initiator"`
+	ISID         string         `json:"isid"`
 	Target       string         `json:"target"`
+	Group        int            `json:"group"` // of the target's portals
 	HeaderDigest string         `json:"header_digest"`
 	DataDigest   string         `json:"data_digest"`
 	Since        time.Time      `json:"since"`
