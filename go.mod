@@ -6,6 +6,7 @@ require (
 	github.com/bougou/go-ipmi v0.8.2
 	github.com/compose-spec/compose-go/v2 v2.16.2
 	github.com/containerd/containerd/v2 v2.4.2
+	github.com/dell/goiscsi v1.14.0
 	github.com/goccy/go-yaml v1.19.2
 	github.com/google/go-cmp v0.7.0
 	github.com/google/go-containerregistry v0.22.1

@@ -88,6 +88,17 @@ func (s Sys) Remove(p Path) error {
 	if err := s.Check(p); err != nil {
 		return err
 	}
+	if err := s.Free(p); err != nil {
+		return err
+	}
+	if err := put(filepath.Join(device, "delete"), "1"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove path %s of disk %s: %w", p.Name, p.WWN, err)
+	}
+	return nil
+}
+
+// Free tells whether nothing holds the device of a path; the error is ErrBusy if something does.
+func (s Sys) Free(p Path) error {
 	holders, err := os.ReadDir(filepath.Join(s.Root, "class/block", p.Name, "holders"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -105,9 +116,6 @@ func (s Sys) Remove(p Path) error {
 	}
 	if err == nil { // a dead path cannot be opened, and nobody holds it then
 		unix.Close(fd)
-	}
-	if err := put(filepath.Join(device, "delete"), "1"); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove path %s of disk %s: %w", p.Name, p.WWN, err)
 	}
 	return nil
 }

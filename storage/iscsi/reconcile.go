@@ -51,6 +51,7 @@ type Step struct {
 // Reconciler remembers what was tried. It does nothing by itself and has no clock.
 type Reconciler struct {
 	tries  map[Portal]try
+	stayed map[int]try       // sessions that could not be logged out
 	failed map[int]time.Time // since when a session is seen without its connection
 }
 
@@ -66,15 +67,22 @@ func (r *Reconciler) Next(now time.Time, want []Portal, seen []Session) (steps [
 			again = at
 		}
 	}
+	out := func(s Session, why string) {
+		if t := r.stayed[s.ID]; now.Before(t.next) {
+			later(t.next)
+		} else {
+			steps = append(steps, Step{Logout, s.Portal, s.ID, why})
+		}
+	}
 	have := map[Portal]bool{}
 	since := map[int]time.Time{}
 	for _, s := range seen {
 		switch {
 		case !slices.Contains(want, s.Portal):
-			steps = append(steps, Step{Logout, s.Portal, s.ID, "the portal is wanted no more"})
+			out(s, "the portal is wanted no more")
 			continue
 		case have[s.Portal]:
-			steps = append(steps, Step{Logout, s.Portal, s.ID, "there is another session to the portal"})
+			out(s, "there is another session to the portal")
 			continue
 		}
 		have[s.Portal] = true
@@ -89,10 +97,15 @@ func (r *Reconciler) Next(now time.Time, want []Portal, seen []Session) (steps [
 		if stuck := at.Add(StuckAfter); now.Before(stuck) {
 			later(stuck) // iscsid connects it again until then
 		} else {
-			steps = append(steps, Step{Logout, s.Portal, s.ID, "the session has been without a connection for too long"})
+			out(s, "the session has been without a connection for too long")
 		}
 	}
 	r.failed = since
+	for id := range r.stayed {
+		if !slices.ContainsFunc(seen, func(s Session) bool { return s.ID == id }) {
+			delete(r.stayed, id)
+		}
+	}
 	for p := range r.tries {
 		if have[p] || !slices.Contains(want, p) {
 			delete(r.tries, p)
@@ -120,7 +133,18 @@ func (r *Reconciler) Refused(now time.Time, p Portal) {
 	if r.tries == nil {
 		r.tries = map[Portal]try{}
 	}
-	t := r.tries[p]
-	wait := min(FirstRetry<<min(t.failures, 10), MaxRetry)
-	r.tries[p] = try{t.failures + 1, now.Add(wait)}
+	r.tries[p] = r.tries[p].again(now)
+}
+
+// Stayed tells that a session could not be logged out.
+func (r *Reconciler) Stayed(now time.Time, id int) {
+	if r.stayed == nil {
+		r.stayed = map[int]try{}
+	}
+	r.stayed[id] = r.stayed[id].again(now)
+}
+
+// again is the try after another failure.
+func (t try) again(now time.Time) try {
+	return try{t.failures + 1, now.Add(min(FirstRetry<<min(t.failures, 10), MaxRetry))}
 }
