@@ -26,6 +26,8 @@ type daemon struct {
 	path string
 	args []string
 	log  *slog.Logger
+	// starting is called before each start.
+	starting func()
 }
 
 // run keeps iscsid running until ctx ends, and waits for its end.
@@ -55,6 +57,7 @@ func (d *daemon) once(ctx context.Context) error {
 		return err
 	}
 	defer r.Close()
+	d.starting()
 	cmd := exec.CommandContext(ctx, d.path, d.args...)
 	cmd.Stdout, cmd.Stderr = w, w // files, so that Wait does not wait for iscsid's own children
 	err = cmd.Start()

@@ -17,6 +17,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/skein-os/skein/storage/disk"
 	"github.com/skein-os/skein/storage/modules"
 )
@@ -78,16 +80,19 @@ type Initiator struct {
 	up   chan struct{} // closed when iscsid takes commands for the first time
 	wg   sync.WaitGroup
 
-	mu     sync.Mutex
-	want   []Want
-	whole  bool // want is all there is
-	asked  bool // somebody needs iscsid
-	now    map[Portal]*progress
-	order  Reconciler
-	busy   map[Portal]bool
-	scans  map[int]scan // by session
-	tmo    map[int]bool // sessions whose recovery_tmo is right
-	failed error        // why nothing can be done at all
+	records sync.Mutex // the folder of a target is made and removed for any of its portals
+
+	mu    sync.Mutex
+	want  []Want
+	whole bool // want is all there is
+	asked bool // somebody needs iscsid
+	now   map[Portal]*progress
+	order Reconciler
+	busy  map[Portal]PortalState // what a task is doing
+	scans map[int]scan           // by session
+	// patient is until when iscsid may still be connecting sessions that it found.
+	patient time.Time
+	failed  error // why nothing can be done at all
 }
 
 // progress is a Status in the making.
@@ -110,7 +115,7 @@ func New(cfg Config) (*Initiator, error) {
 		return nil, fmt.Errorf("%q is not an iSCSI name, which this machine needs as an initiator", cfg.Name)
 	}
 	i := newInitiator(cfg, "/etc/iscsi")
-	d := &daemon{path: "/sbin/iscsid", args: []string{"-f", "-c", i.file(configFile), "-i", i.file(nameFile)}, log: cfg.Log}
+	d := &daemon{path: "/sbin/iscsid", args: []string{"-f", "-c", i.file(configFile), "-i", i.file(nameFile)}, log: cfg.Log, starting: i.starting}
 	i.sys, i.tools, i.daemon, i.ready = disk.Kernel, newOpenISCSI(), d.run, awaitDaemon
 	i.load = func() error { return modules.Load(modules.ISCSI...) }
 	return i, nil
@@ -120,8 +125,8 @@ func newInitiator(cfg Config, dir string) *Initiator {
 	if cfg.Changed == nil {
 		cfg.Changed = func() {}
 	}
-	return &Initiator{cfg: cfg, dir: dir, wake: make(chan struct{}, 1), up: make(chan struct{}), now: map[Portal]*progress{}, busy: map[Portal]bool{},
-		scans: map[int]scan{}, tmo: map[int]bool{}}
+	return &Initiator{cfg: cfg, dir: dir, wake: make(chan struct{}, 1), up: make(chan struct{}), now: map[Portal]*progress{}, busy: map[Portal]PortalState{},
+		scans: map[int]scan{}}
 }
 
 // Name is the initiator's iSCSI name.
@@ -311,17 +316,24 @@ func (i *Initiator) turn(ctx context.Context, now time.Time) time.Duration {
 	}
 	steps, _ := i.order.Next(now, want, seen) // looks are more frequent than what it would wait for
 	for _, s := range steps {
-		if !i.busy[s.Portal] && (i.whole || s.Do == Login || slices.Contains(want, s.Portal)) {
-			i.start(s.Portal, func() { i.do(ctx, s, want, seen) })
+		if i.busy[s.Portal] != "" || !i.whole && s.Do == Logout && !slices.Contains(want, s.Portal) {
+			continue
 		}
+		doing := LoggingIn
+		if s.Do == Logout {
+			doing = LoggingOut
+		}
+		i.start(s.Portal, doing, func() { i.do(ctx, s, want, seen) })
 	}
-	i.settings(seen)
+	if now.After(i.patient) {
+		i.limit(seen, RecoveryTimeout) // also where an older agent logged in, or iscsid had started
+	}
 	for _, s := range seen {
 		sc := i.scans[s.ID]
 		if s.State != LoggedIn {
 			delete(i.scans, s.ID) // what the target has may be another thing when it is back
-		} else if !sc.done && !now.Before(sc.again) && !i.busy[s.Portal] && slices.Contains(want, s.Portal) {
-			i.start(s.Portal, func() { i.scan(ctx, s) })
+		} else if !sc.done && !now.Before(sc.again) && i.busy[s.Portal] == "" && slices.Contains(want, s.Portal) {
+			i.start(s.Portal, Scanning, func() { i.scan(ctx, s) })
 		}
 	}
 	i.show(seen, now)
@@ -329,8 +341,8 @@ func (i *Initiator) turn(ctx context.Context, now time.Time) time.Duration {
 }
 
 // start runs a task of a portal, one at a time for each. The caller has the lock.
-func (i *Initiator) start(p Portal, task func()) {
-	i.busy[p] = true
+func (i *Initiator) start(p Portal, doing PortalState, task func()) {
+	i.busy[p] = doing
 	i.wg.Go(func() {
 		task()
 		i.mu.Lock()
@@ -340,21 +352,38 @@ func (i *Initiator) start(p Portal, task func()) {
 	})
 }
 
-// settings makes sure that the kernel has our time limit for a lost session, also where iscsid was started anew or an
-// older agent logged in. The caller has the lock.
-func (i *Initiator) settings(seen []Session) {
-	have := map[int]bool{}
+// limit tells the kernel for how long the sessions' commands wait for a lost connection. It refuses for a session that
+// has lost it already.
+func (i *Initiator) limit(seen []Session, d time.Duration) {
 	for _, s := range seen {
+		if s.State != LoggedIn {
+			continue
+		}
 		file := filepath.Join(i.sys.Root, "class/iscsi_session", "session"+strconv.Itoa(s.ID), "recovery_tmo")
 		data, err := os.ReadFile(file)
-		if err == nil && strings.TrimSpace(string(data)) != seconds(RecoveryTimeout) {
-			err = os.WriteFile(file, []byte(seconds(RecoveryTimeout)), 0)
+		if err == nil && strings.TrimSpace(string(data)) != seconds(d) {
+			err = os.WriteFile(file, []byte(seconds(d)), 0)
 		}
-		if have[s.ID] = err == nil; err != nil && i.tmo[s.ID] && !errors.Is(err, fs.ErrNotExist) {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EBUSY) {
 			i.cfg.Log.Warn("a dead path may be seen late", "portal", s.Portal, "err", err)
 		}
 	}
-	i.tmo = have
+}
+
+// patience is what sessions are given while iscsid starts: it connects all of them anew, at once, and a machine that is
+// slow at that would lose all paths to a disk. It is also how long a dead path may be hidden then.
+const patience = 5 * time.Second
+
+// starting is called before each start of iscsid.
+func (i *Initiator) starting() {
+	seen, err := Sessions(i.sys.Root)
+	if err != nil {
+		return
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.patient = time.Now().Add(2 * patience)
+	i.limit(seen, patience)
 }
 
 // show brings the statuses up to date. The caller has the lock.
@@ -366,17 +395,23 @@ func (i *Initiator) show(seen []Session, now time.Time) {
 	at := map[Portal]place{}
 	for _, w := range i.want {
 		at[w.Portal] = place{Waiting, 0}
-		if i.busy[w.Portal] {
-			at[w.Portal] = place{LoggingIn, 0}
+	}
+	for p, doing := range i.busy {
+		if _, wanted := at[p]; wanted || doing == LoggingOut {
+			at[p] = place{doing, 0}
 		}
 	}
 	for _, s := range seen {
-		have, wanted := at[s.Portal]
+		have := at[s.Portal]
+		wanted := slices.ContainsFunc(i.want, func(w Want) bool { return w.Portal == s.Portal })
 		switch {
 		case have.session != 0: // a second one, about to be logged out
 		case !wanted && !i.whole:
 		case !wanted:
 			at[s.Portal] = place{LoggingOut, s.ID}
+		case have.state == LoggingOut:
+			at[s.Portal] = place{LoggingOut, s.ID}
+		case s.State != LoggedIn && have.state == LoggingIn: // not there yet
 		case s.State != LoggedIn:
 			at[s.Portal] = place{Lost, s.ID}
 		case !i.scans[s.ID].done:
@@ -458,23 +493,30 @@ func (i *Initiator) logIn(ctx context.Context, p Portal) error {
 	}
 	w := i.want[at]
 	i.mu.Unlock()
-	record := recordPath(i.dir, p)
-	if err := os.MkdirAll(filepath.Dir(record), 0o700); err != nil {
-		return err
-	}
-	if err := writeFile(record, recordText(w)); err != nil {
+	if err := i.remember(w); err != nil {
 		return err
 	}
 	if err := i.tools.login(ctx, p); err != nil {
-		// What was made of a try that failed must not be seen by the next: iscsid has been known to leave a
-		// session that is neither there nor not. The reconciler finds one that stayed.
 		return errors.Join(err, i.forget(p))
 	}
 	return nil
 }
 
+// remember writes the record of a portal.
+func (i *Initiator) remember(w Want) error {
+	i.records.Lock()
+	defer i.records.Unlock()
+	record := recordPath(i.dir, w.Portal)
+	if err := os.MkdirAll(filepath.Dir(record), 0o700); err != nil {
+		return fmt.Errorf("folder for iscsid: %w", err)
+	}
+	return writeFile(record, recordText(w))
+}
+
 // forget removes the record of a portal, with its secrets.
 func (i *Initiator) forget(p Portal) error {
+	i.records.Lock()
+	defer i.records.Unlock()
 	record := recordPath(i.dir, p)
 	if err := os.Remove(record); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

@@ -378,6 +378,28 @@ func TestLIOSessions(t *testing.T) {
 	if old == 0 {
 		t.Fatal("no iscsid")
 	}
+	paths := []string{path(portal1).Name, path(portal2).Name}
+	ended, reads := make(chan struct{}), make(chan time.Duration)
+	go func() { // as a program would that uses the disks
+		var longest time.Duration
+		defer func() { reads <- longest }()
+		for {
+			for _, name := range paths {
+				begin := time.Now()
+				if err := l.reads(name); err != nil {
+					t.Errorf("read of %s while iscsid starts: %v", name, err)
+					return
+				}
+				longest = max(longest, time.Since(begin))
+			}
+			select {
+			case <-ended:
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+	}()
+	recovered := strings.Count(i.log.String(), "operational after recovery")
 	l.must(unix.Kill(old, unix.SIGKILL))
 	begin := time.Now()
 	i.until("another iscsid", func([]Status) bool { pid := daemonPID(); return pid != 0 && pid != old })
@@ -385,8 +407,19 @@ func TestLIOSessions(t *testing.T) {
 	if i.session(portal1) != one || i.session(portal2) != two {
 		t.Errorf("sessions %+v, want %d, %d", i.Status(), one, two)
 	}
-	l.must(l.reads(dev.Name))
-	l.must(awaitDaemon(t.Context()))
+	// iscsid connects what it finds anew, at once.
+	i.until("connected anew", func([]Status) bool {
+		return strings.Count(i.log.String(), "operational after recovery") == recovered+2
+	})
+	close(ended)
+	t.Logf("iscsid killed: sessions connected anew after %v, longest read %v", time.Since(begin), <-reads)
+	for _, id := range []int{one, two} {
+		file := fmt.Sprintf("/sys/class/iscsi_session/session%d/recovery_tmo", id)
+		i.until("recovery_tmo as before", func([]Status) bool {
+			data, err := os.ReadFile(file)
+			return err == nil && strings.TrimSpace(string(data)) == "1"
+		})
+	}
 	lost()
 
 	// The LUN grows.

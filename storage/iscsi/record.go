@@ -204,7 +204,7 @@ var meanings = map[int]string{
 	2: "there is no such session", 4: "the portal does not answer, or refuses the connection", 5: "the target refused the login",
 	6: "the node record cannot be used", 8: "the portal does not answer", 9: "iscsid or the kernel failed",
 	10: "the target did not take the logout", 11: "the target does not answer any more", 12: "kernel module iscsi_tcp is not loaded",
-	15: "there is a session already", 18: "iscsid went away", 19: "the target refused the login for good: is the target's name right, and may this initiator use it?",
+	15: "there is a session already", 18: "iscsid went away", 19: "the login failed for good: check the target's name, that this initiator may use it, and the target's own CHAP secret",
 	20: "iscsid is not there", 21: "the node record or session is not there", 23: "the SCSI host is not there",
 	24: "the target refused the CHAP user or secret, or this initiator's name", 28: "the session is in use",
 }
@@ -229,6 +229,11 @@ func explain(exit int, stderr string) string {
 	code, text := errorCode(stderr)
 	if code == 0 {
 		code = exit
+	}
+	for line := range strings.Lines(stderr) {
+		if _, why, ok := strings.Cut(line, "cannot make connection to "); ok { // what the error's number hides
+			return fmt.Sprintf("no connection to %s (open-iscsi's error %d)", strings.TrimSpace(why), code)
+		}
 	}
 	if m := meanings[code]; m != "" {
 		return fmt.Sprintf("%s (open-iscsi's error %d)", m, code)
