@@ -71,6 +71,7 @@ type Initiator struct {
 	cfg    Config
 	sys    disk.Sys
 	dir    string // /etc/iscsi: iscsiadm knows no other
+	locks  string // /run/lock/iscsi, likewise
 	tools  tools
 	daemon func(context.Context)       // runs iscsid until the end
 	ready  func(context.Context) error // waits for it
@@ -125,7 +126,7 @@ func newInitiator(cfg Config, dir string) *Initiator {
 	if cfg.Changed == nil {
 		cfg.Changed = func() {}
 	}
-	return &Initiator{cfg: cfg, dir: dir, wake: make(chan struct{}, 1), up: make(chan struct{}), now: map[Portal]*progress{}, busy: map[Portal]PortalState{},
+	return &Initiator{cfg: cfg, dir: dir, locks: "/run/lock/iscsi", wake: make(chan struct{}, 1), up: make(chan struct{}), now: map[Portal]*progress{}, busy: map[Portal]PortalState{},
 		scans: map[int]scan{}}
 }
 
@@ -136,7 +137,6 @@ func (i *Initiator) Name() string { return i.cfg.Name }
 const (
 	configFile = "iscsid.conf"
 	nameFile   = "initiatorname.iscsi"
-	lockDir    = "/run/lock/iscsi"
 )
 
 func (i *Initiator) file(name string) string { return filepath.Join(i.dir, name) }
@@ -240,13 +240,13 @@ func (i *Initiator) prepare() error {
 	if err := i.load(); err != nil {
 		return err
 	}
-	for _, d := range []string{i.dir, i.file("nodes"), i.file("ifaces"), i.file("send_targets"), lockDir} {
+	for _, d := range []string{i.dir, i.file("nodes"), i.file("ifaces"), i.file("send_targets"), i.locks} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return fmt.Errorf("folder for iscsid: %w", err)
 		}
 	}
 	// Of an iscsiadm that was killed with its agent: others would wait for it in vain.
-	if err := os.Remove(filepath.Join(lockDir, "lock.write")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(filepath.Join(i.locks, "lock.write")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err := writeFile(i.file(configFile), configText()); err != nil {

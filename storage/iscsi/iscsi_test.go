@@ -105,6 +105,29 @@ func TestReconcile(t *testing.T) {
 	check(6*time.Second+StuckAfter, lost, 6*time.Second+2*StuckAfter)
 }
 
+// A logout that does not work is tried again later, and the others meanwhile.
+func TestStayed(t *testing.T) {
+	a, b := portal("10.0.1.9:3260"), portal("10.0.2.9:3260")
+	var r Reconciler
+	t0 := time.Unix(1000, 0)
+	seen := []Session{{a, 1, LoggedIn}, {b, 2, LoggedIn}}
+	if steps, again := r.Next(t0, nil, seen); len(steps) != 2 || !again.IsZero() {
+		t.Fatalf("got %v, %v", steps, again)
+	}
+	r.Stayed(t0, 1)
+	if steps, again := r.Next(t0, nil, seen); len(steps) != 1 || steps[0].ID != 2 || !again.Equal(t0.Add(FirstRetry)) {
+		t.Errorf("got %v, %v", steps, again)
+	}
+	r.Stayed(t0, 1)
+	if steps, again := r.Next(t0.Add(FirstRetry), nil, seen[:1]); len(steps) != 0 || !again.Equal(t0.Add(2*FirstRetry)) {
+		t.Errorf("got %v, %v", steps, again)
+	}
+	r.Next(t0, nil, nil) // it has gone: forgotten
+	if steps, _ := r.Next(t0, nil, seen[:1]); len(steps) != 1 {
+		t.Errorf("got %v", steps)
+	}
+}
+
 func TestRetryIsBounded(t *testing.T) {
 	var r Reconciler
 	now, p := time.Unix(0, 0), portal("10.0.1.9:3260")

@@ -465,7 +465,7 @@ func TestLIOSessions(t *testing.T) {
 
 func TestLIOCHAP(t *testing.T) {
 	l := startLIO(t)
-	const user, secret, peer, peerSecret = "skein", "fourteen-bytes1", "array", "another-secret2"
+	const user, secret, peer, peerSecret = "skein", `four#teen "b = 1`, "array", "another-secret2"
 	l.write(lioTPG+"/attrib/authentication", "1")
 	l.write(lioTPG+"/auth/userid", user)
 	l.write(lioTPG+"/auth/password", secret)
