@@ -30,9 +30,6 @@ type Options struct {
 	// take seconds, in which nobody sends heartbeats and PID 1 cannot know that it must speak for the node.
 	// Nil: Run cleans up and returns the error.
 	Crash func(error)
-	// SAN tells what of the storage network is missing that the kernel's command line names (skein.san), in clauses;
-	// empty when all of it is there. Until then no cluster is founded: there may be one on a disk of it.
-	SAN func(context.Context) []string
 }
 
 // Agent is one run of the agent on one node.
@@ -42,6 +39,7 @@ type Agent struct {
 	seed *seed.Seed
 	id   identity
 
+	san   *san
 	links *network.Links
 	hb    *network.Heartbeats
 	// beacons are datagrams of the formation, told apart from heartbeats by their first bytes.
@@ -124,6 +122,9 @@ func (a *Agent) run(ctx context.Context) error {
 	}
 	defer a.links.Close()
 	defer a.hb.Close()
+	if err := a.openSAN(ctx); err != nil {
+		return err
+	}
 	m, err := a.enter(ctx)
 	if err != nil {
 		return err

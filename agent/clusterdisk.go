@@ -19,6 +19,7 @@ import (
 	"github.com/skein-os/skein/agent/store"
 	"github.com/skein-os/skein/agent/takeover"
 	"github.com/skein-os/skein/storage/clusterdisk"
+	"github.com/skein-os/skein/storage/iscsi"
 	"github.com/skein-os/skein/storage/reserve"
 )
 
@@ -26,7 +27,7 @@ import (
 // it looks whether there is one on a disk, and restores that; and as a voter it keeps the ledger there.
 
 // sanParameter on the kernel's command line says that this machine has disks on a network.
-const sanParameter = "skein.san="
+const sanParameter = iscsi.Parameter + "="
 
 // lookAgain is between two looks at the disks while the ledger cannot be restored yet.
 const lookAgain = time.Second
@@ -94,10 +95,7 @@ func (a *Agent) look(ctx context.Context, token []byte) (e clusterdisk.Evidence,
 	}
 	wanted := strings.Contains(string(cmdline), sanParameter)
 	if wanted {
-		e.Missing = []string{"the storage network that " + strings.TrimSuffix(sanParameter, "=") + " names cannot be used yet"}
-		if a.opts.SAN != nil {
-			e.Missing = a.opts.SAN(ctx)
-		}
+		e.Missing = a.san.missing()
 	}
 	for _, c := range list {
 		dev, closer, err := clusterdisk.OpenDevice(c.Device(), c.WWN)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/skein-os/skein/agent/cluster"
+	"github.com/skein-os/skein/storage/iscsi"
 )
 
 // memory is a backend whose ledger is a State in memory.
@@ -29,6 +31,16 @@ type memory struct {
 	left      string // how and why
 	frozen    error  // of commits
 	disks     Disks
+	san       NodeSAN
+	targets   map[netip.AddrPort][]iscsi.Portal // by the portal that names them
+}
+
+func (m *memory) SAN() NodeSAN { return m.san }
+func (m *memory) DiscoverSAN(_ context.Context, portal netip.AddrPort) ([]iscsi.Portal, error) {
+	if list, ok := m.targets[portal]; ok {
+		return list, nil
+	}
+	return nil, fmt.Errorf("ask %s for its targets: no connection", portal)
 }
 
 func (m *memory) Disks() Disks { return m.disks }

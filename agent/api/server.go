@@ -9,9 +9,11 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/pprof"
+	"net/netip"
 	"strings"
 
 	"github.com/skein-os/skein/agent/cluster"
+	"github.com/skein-os/skein/storage/iscsi"
 )
 
 // Backend is what the API needs from the node it runs on.
@@ -33,6 +35,10 @@ type Backend interface {
 	CommitAt(ctx context.Context, t cluster.Txn) (revision int64, ok bool, err error)
 	// Disks are those of this node.
 	Disks() Disks
+	// SAN is this node's side of the storage network.
+	SAN() NodeSAN
+	// DiscoverSAN has this node ask a portal for its targets (SendTargets).
+	DiscoverSAN(ctx context.Context, portal netip.AddrPort) ([]iscsi.Portal, error)
 	Events(ctx context.Context, after uint64, follow bool, fn func(cluster.Event) error) error
 
 	LoadImage(ctx context.Context, archive io.Reader) ([]cluster.Image, error)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/skein-os/skein/agent/disks"
 	"github.com/skein-os/skein/agent/takeover"
 	"github.com/skein-os/skein/storage/filesystem"
+	"github.com/skein-os/skein/storage/iscsi"
 	"github.com/skein-os/skein/storage/reserve"
 )
 
@@ -80,6 +82,8 @@ func (s *Server) storageRoutes(reader, operator []string) {
 	})
 	s.handle("PUT /v1/sans/{san}", operator, s.setSAN)
 	s.handle("DELETE /v1/sans/{san}", operator, s.removeSAN)
+	s.handle("GET /v1/nodes/{name}/san", reader, s.onNode(s.nodeSAN))
+	s.handle("POST /v1/nodes/{name}/san/discover", reader, s.onNode(s.discoverSAN))
 	s.handle("GET /v1/disks", reader, func(w http.ResponseWriter, _ *http.Request) error {
 		writeJSON(w, http.StatusOK, list(s.backend.State().Disks))
 		return nil
@@ -173,6 +177,51 @@ func (s *Server) removeSAN(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	writeJSON(w, http.StatusOK, san)
+	return nil
+}
+
+// NodeSAN is what a node has of the storage network.
+type NodeSAN struct {
+	Node      string         `json:"node"`
+	Initiator string         `json:"initiator"` // its iSCSI name, for the array's list of who may log in
+	Portals   []iscsi.Status `json:"portals"`   // of the ledger and of the kernel's command line
+}
+
+// SANDiscovery asks for the targets of a portal.
+type SANDiscovery struct {
+	Portal netip.AddrPort `json:"portal"`
+}
+
+// SANTarget is a target that a portal named, with a portal of it.
+type SANTarget struct {
+	IQN    string         `json:"iqn"`
+	Portal netip.AddrPort `json:"portal"`
+}
+
+func (s *Server) nodeSAN(w http.ResponseWriter, _ *http.Request) error {
+	n := s.backend.SAN()
+	n.Portals = list(n.Portals)
+	writeJSON(w, http.StatusOK, n)
+	return nil
+}
+
+func (s *Server) discoverSAN(w http.ResponseWriter, r *http.Request) error {
+	var req SANDiscovery
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 4<<10)).Decode(&req); err != nil {
+		return badRequest("discovery: %w", err)
+	}
+	if !req.Portal.IsValid() || req.Portal.Port() == 0 {
+		return badRequest("discovery: %s is no address of a portal", req.Portal)
+	}
+	found, err := s.backend.DiscoverSAN(r.Context(), req.Portal)
+	if err != nil {
+		return conflict("%w", err)
+	}
+	out := []SANTarget{}
+	for _, p := range found {
+		out = append(out, SANTarget{p.Target, p.Addr})
+	}
+	writeJSON(w, http.StatusOK, out)
 	return nil
 }
 
@@ -397,6 +446,16 @@ func (c *Client) SetSAN(ctx context.Context, req SANRequest) (out cluster.SAN, e
 // RemoveSAN forgets a target.
 func (c *Client) RemoveSAN(ctx context.Context, name string) error {
 	return c.get(ctx, http.MethodDelete, "/v1/sans/"+url.PathEscape(name), nil, nil, nil)
+}
+
+// NodeSAN tells what a node has of the storage network.
+func (c *Client) NodeSAN(ctx context.Context, node string) (out NodeSAN, err error) {
+	return out, c.get(ctx, http.MethodGet, "/v1/nodes/"+url.PathEscape(node)+"/san", nil, nil, &out)
+}
+
+// DiscoverSAN has a node ask a portal for its targets.
+func (c *Client) DiscoverSAN(ctx context.Context, node string, portal netip.AddrPort) (out []SANTarget, err error) {
+	return out, c.get(ctx, http.MethodPost, "/v1/nodes/"+url.PathEscape(node)+"/san/discover", nil, SANDiscovery{portal}, &out)
 }
 
 // Disks lists the enrolled disks.

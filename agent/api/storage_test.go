@@ -11,6 +11,7 @@ import (
 	"github.com/skein-os/skein/agent/disks"
 	"github.com/skein-os/skein/agent/takeover"
 	"github.com/skein-os/skein/storage/filesystem"
+	"github.com/skein-os/skein/storage/iscsi"
 	"github.com/skein-os/skein/storage/reserve"
 )
 
@@ -127,6 +128,28 @@ func TestSAN(t *testing.T) {
 	req.Secret = "tell-nob"
 	if _, err := c.SetSAN(t.Context(), req); err == nil || strings.Contains(err.Error(), req.Secret) {
 		t.Errorf("a short secret: got %v, which must be an error that does not quote it", err)
+	}
+}
+
+func TestNodeSAN(t *testing.T) {
+	m, _, c := storageBench(t, RoleOperator)
+	portal := netip.MustParseAddrPort("192.0.2.1:3260")
+	m.san = NodeSAN{Node: "n1", Initiator: "iqn.2026-01.dev.skein:c:n1", Portals: []iscsi.Status{{Target: "iqn.2026-01.dev.skein:lab", Portal: portal, State: iscsi.Ready, Session: 3}}}
+	if got, err := c.NodeSAN(t.Context(), "n1"); err != nil || got.Initiator != m.san.Initiator || len(got.Portals) != 1 || got.Portals[0] != m.san.Portals[0] {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	m.targets = map[netip.AddrPort][]iscsi.Portal{portal: {{Target: "iqn.2026-01.dev.skein:lab", Addr: portal}}}
+	if got, err := c.DiscoverSAN(t.Context(), "n1", portal); err != nil || len(got) != 1 || got[0] != (SANTarget{"iqn.2026-01.dev.skein:lab", portal}) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	for _, p := range []string{"192.0.2.9:3260", "192.0.2.9:0"} {
+		if _, err := c.DiscoverSAN(t.Context(), "n1", netip.MustParseAddrPort(p)); err == nil || !strings.Contains(err.Error(), p) {
+			t.Errorf("%s: got %v", p, err)
+		}
+	}
+	_, _, node := storageBench(t, RoleNode)
+	if _, err := node.DiscoverSAN(t.Context(), "n1", portal); err == nil {
+		t.Error("a node may have another one connect to where it likes")
 	}
 }
 

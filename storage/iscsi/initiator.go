@@ -141,23 +141,13 @@ const (
 
 func (i *Initiator) file(name string) string { return filepath.Join(i.dir, name) }
 
-// Want says which portals are to be logged in to from now on. One that cannot be is left out, and told. Other sessions
+// Want says which portals are to be logged in to from now on. What is wrong with one is in its Status. Other sessions
 // are ended only if the list is the whole: a node that has not read its ledger yet must not end those it needs.
-func (i *Initiator) Want(list []Want, whole bool) error {
-	var errs []error
-	good := make([]Want, 0, len(list))
-	for _, w := range list {
-		if err := w.Check(); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		good = append(good, w)
-	}
+func (i *Initiator) Want(list []Want, whole bool) {
 	i.mu.Lock()
-	i.want, i.whole = good, whole
+	i.want, i.whole = slices.Clone(list), whole
 	i.mu.Unlock()
 	i.poke()
-	return errors.Join(errs...)
 }
 
 func (i *Initiator) poke() {
@@ -493,6 +483,9 @@ func (i *Initiator) logIn(ctx context.Context, p Portal) error {
 	}
 	w := i.want[at]
 	i.mu.Unlock()
+	if err := w.Check(); err != nil {
+		return err
+	}
 	if err := i.remember(w); err != nil {
 		return err
 	}

@@ -294,7 +294,7 @@ func TestLIOSessions(t *testing.T) {
 	}
 
 	// Two portals, one disk.
-	l.must(i.Want(wants(portal1, portal2), true))
+	i.Want(wants(portal1, portal2), true)
 	ready := func(list ...Portal) func([]Status) bool {
 		return func(s []Status) bool {
 			return !slices.ContainsFunc(list, func(p Portal) bool { return !i.at(p, Ready)(s) })
@@ -332,12 +332,12 @@ func TestLIOSessions(t *testing.T) {
 	}
 
 	// A third over IPv6 comes and goes.
-	l.must(i.Want(wants(portal1, portal2, portal6), true))
+	i.Want(wants(portal1, portal2, portal6), true)
 	t.Logf("IPv6: logged in after %v", i.until("logged in over IPv6", ready(portal1, portal2, portal6)))
 	if d := l.disks(); len(d) != 1 || len(d[0].Paths) != 3 {
 		t.Errorf("disks: %+v", d)
 	}
-	l.must(i.Want(wants(portal1, portal2), true))
+	i.Want(wants(portal1, portal2), true)
 	i.until("IPv6 logged out", func(s []Status) bool { return len(s) == 2 })
 	if d := l.disks(); len(d) != 1 || len(d[0].Paths) != 2 {
 		t.Errorf("disks: %+v", d)
@@ -431,12 +431,12 @@ func TestLIOSessions(t *testing.T) {
 	// A session is not ended as long as it has the only path to a disk in use.
 	fd, err := unix.Open("/dev/"+dev.Name, unix.O_RDWR|unix.O_EXCL|unix.O_CLOEXEC, 0)
 	l.must(err)
-	l.must(i.Want(wants(portal1), true))
+	i.Want(wants(portal1), true)
 	i.until("logged out of the second, as the first leads there too", func(s []Status) bool { return len(s) == 1 })
 	unix.Close(fd)
 	fd, err = unix.Open("/dev/"+path(portal1).Name, unix.O_RDWR|unix.O_EXCL|unix.O_CLOEXEC, 0)
 	l.must(err)
-	l.must(i.Want(nil, true))
+	i.Want(nil, true)
 	i.until("kept", func(s []Status) bool { return len(s) == 1 && strings.Contains(s[0].Err, "in use") })
 	t.Log(i.Status()[0].Err)
 	if len(l.disks()) != 1 {
@@ -449,17 +449,17 @@ func TestLIOSessions(t *testing.T) {
 		t.Error("iscsid is still there")
 	}
 	i, _ = l.initiator("iqn.2026-01.dev.skein:test:n1")
-	l.must(i.Want(nil, false))
+	i.Want(nil, false)
 	if _, err := i.Discover(t.Context(), portal1.Addr); err != nil { // it works now
 		t.Error(err)
 	}
-	l.must(i.Want(wants(portal1), false))
+	i.Want(wants(portal1), false)
 	i.until("found", ready(portal1))
 	if i.session(portal1) != one {
 		t.Errorf("session %d, want %d", i.session(portal1), one)
 	}
 	unix.Close(fd)
-	l.must(i.Want(nil, true))
+	i.Want(nil, true)
 	i.nothingLeft()
 }
 
@@ -470,7 +470,7 @@ func TestLIOCHAP(t *testing.T) {
 	l.write(lioTPG+"/auth/userid", user)
 	l.write(lioTPG+"/auth/password", secret)
 	i, _ := l.initiator("iqn.2026-01.dev.skein:test:n2")
-	try := func(p Portal, c *CHAP) { l.must(i.Want([]Want{{p, c}}, true)) }
+	try := func(p Portal, c *CHAP) { i.Want([]Want{{p, c}}, true) }
 	refused := func(p Portal, why string) {
 		t.Helper()
 		i.until("refused", func(s []Status) bool { return len(s) == 1 && s[0].State == Waiting && s[0].Err != "" })
@@ -485,7 +485,7 @@ func TestLIOCHAP(t *testing.T) {
 		if s, err := Sessions("/sys"); err != nil || len(s) != 0 {
 			t.Errorf("sessions: %v, %v", s, err)
 		}
-		l.must(i.Want(nil, true))
+		i.Want(nil, true)
 		i.nothingLeft()
 	}
 	in := func(p Portal) {
@@ -498,7 +498,7 @@ func TestLIOCHAP(t *testing.T) {
 		if err != nil || st.Mode().Perm() != 0o600 {
 			t.Errorf("record: %v, %v", st, err)
 		}
-		l.must(i.Want(nil, true))
+		i.Want(nil, true)
 		i.nothingLeft()
 	}
 	try(portal1, nil)
