@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -66,28 +65,6 @@ var (
 func sanCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "san", Short: "Targets whose disks all nodes see",
 		Example: "  skein san add main --iqn iqn.2026-01.dev.skein:lab --portal 192.0.2.10 --portal 198.51.100.10\n  skein san ls"}
-	ls := &cobra.Command{Use: "ls", Short: "The targets", Args: cobra.NoArgs, Example: "  skein san ls\n  skein san ls -o json",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := client(cmd)
-			if err != nil {
-				return err
-			}
-			list, err := c.SANs(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return show(cmd, list, func(t *table) {
-				t.row("NAME", "IQN", "PORTALS", "CHAP USER")
-				for _, s := range list {
-					var portals []string
-					for _, p := range s.Portals {
-						portals = append(portals, p.String())
-					}
-					t.row(s.Name, s.IQN, joined(portals), orDash(s.User))
-				}
-			})
-		}}
-	addOutputFlag(ls)
 	var req api.SANRequest
 	var portals []string
 	var secretFile string
@@ -137,19 +114,8 @@ or from the standard input for -, and kept among the cluster's secrets: no comma
 			}
 			return c.RemoveSAN(cmd.Context(), args[0])
 		}}
-	cmd.AddCommand(ls, add, rm)
+	cmd.AddCommand(sanLsCommand(), add, rm, sanInitiatorsCommand(), sanDiscoverCommand())
 	return cmd
-}
-
-func parsePortal(text string) (netip.AddrPort, error) {
-	if p, err := netip.ParseAddrPort(text); err == nil {
-		return p, nil
-	}
-	a, err := netip.ParseAddr(strings.Trim(text, "[]"))
-	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("portal %q: write an address, or ADDRESS:PORT", text)
-	}
-	return netip.AddrPortFrom(a, cluster.DefaultISCSIPort), nil
 }
 
 // diskView is a disk as the ledger has it and as nodes see it.
