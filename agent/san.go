@@ -26,6 +26,9 @@ type san struct {
 	wrong []string       // of it, in clauses
 }
 
+// iscsidCgroup is beside the agent's, in which PID 1 kills what an agent that ended has left.
+const iscsidCgroup = "/sys/fs/cgroup/skein.iscsid"
+
 // openSAN starts the initiator. Without anything to log in to it does nothing at all.
 func (a *Agent) openSAN(ctx context.Context) error {
 	cmdline, err := os.ReadFile("/proc/cmdline")
@@ -46,7 +49,7 @@ func (a *Agent) openSAN(ctx context.Context) error {
 	for _, w := range s.wrong {
 		a.log.Error("a target cannot be logged in to", "why", w)
 	}
-	if s.Initiator, err = iscsi.New(iscsi.Config{Name: name, Log: a.log.With("part", "iscsi")}); err != nil {
+	if s.Initiator, err = iscsi.New(iscsi.Config{Name: name, Cgroup: iscsidCgroup, Output: os.Stdout, Log: a.log.With("part", "iscsi")}); err != nil {
 		return err
 	}
 	s.Want(wantAll(s.named), false)

@@ -25,9 +25,14 @@ import (
 
 // Config of an Initiator.
 type Config struct {
-	// Name is the iSCSI name of this machine (InitiatorName). It must not change while there are sessions.
+	// Name is the iSCSI name of this machine (InitiatorName). It must not change while iscsid runs.
 	Name string
-	Log  *slog.Logger
+	// Cgroup is a cgroup v2 folder for iscsid, made if it is not there: iscsid outlives the Initiator in it, and sessions
+	// notice nothing of an agent that is restarted. Nobody else may be in it. Empty: iscsid ends with the Initiator.
+	Cgroup string
+	// Output has what iscsid prints. It must be good for as long as iscsid runs. Nil: it is lost.
+	Output *os.File
+	Log    *slog.Logger
 	// Changed is called when disks may have come, gone or grown. It must not block. Nil: nobody cares.
 	Changed func()
 }
@@ -116,7 +121,8 @@ func New(cfg Config) (*Initiator, error) {
 		return nil, fmt.Errorf("%q is not an iSCSI name, which this machine needs as an initiator", cfg.Name)
 	}
 	i := newInitiator(cfg, "/etc/iscsi")
-	d := &daemon{path: "/sbin/iscsid", args: []string{"-f", "-c", i.file(configFile), "-i", i.file(nameFile)}, log: cfg.Log, starting: i.starting}
+	d := &daemon{path: "/sbin/iscsid", args: []string{"-f", "-c", i.file(configFile), "-i", i.file(nameFile)}, cgroup: cfg.Cgroup, output: cfg.Output,
+		log: cfg.Log, starting: i.starting}
 	i.sys, i.tools, i.daemon, i.ready = disk.Kernel, newOpenISCSI(), d.run, awaitDaemon
 	i.load = func() error { return modules.Load(modules.ISCSI...) }
 	return i, nil
@@ -173,8 +179,8 @@ func (i *Initiator) Status() []Status {
 	return out
 }
 
-// Run keeps the sessions as wanted until ctx ends. It starts iscsid when something is wanted for the first time, and
-// ends it; sessions stay, for the next Initiator to find.
+// Run keeps the sessions as wanted until ctx ends. It starts iscsid when something is wanted for the first time.
+// Sessions stay, for the next Initiator to find.
 func (i *Initiator) Run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer i.wg.Wait()

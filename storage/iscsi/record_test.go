@@ -116,6 +116,17 @@ func FuzzParseDiscovery(f *testing.F) {
 	})
 }
 
+func TestParsePIDs(t *testing.T) {
+	if got, err := parsePIDs("12\n345\n"); err != nil || !slices.Equal(got, []int{12, 345}) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	for _, bad := range []string{"0", "-1", "x"} { // kill(2) takes them for many
+		if got, err := parsePIDs(bad); err == nil {
+			t.Errorf("%q: got %v", bad, got)
+		}
+	}
+}
+
 func TestExplain(t *testing.T) {
 	for _, c := range []struct {
 		exit         int
