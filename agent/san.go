@@ -105,11 +105,11 @@ func missingTargets(named []iscsi.Portal, wrong []string, seen []iscsi.Status) [
 			if st.Target != p.Target {
 				continue
 			}
-			text := fmt.Sprintf("%s %s", st.Portal, st.State)
 			if st.Err != "" {
-				text += ": " + st.Err
+				why = append(why, st.Err) // it names the portal
+			} else {
+				why = append(why, fmt.Sprintf("%s is not logged in yet", st.Portal))
 			}
-			why = append(why, text)
 		}
 		out = append(out, fmt.Sprintf("target %s is not logged in to through any portal (%s)", p.Target, strings.Join(why, "; ")))
 	}

@@ -38,13 +38,13 @@ func TestMissingTargets(t *testing.T) {
 	}
 	seen := []iscsi.Status{status(a, iscsi.Waiting, "it does not answer"), status(b, iscsi.Ready, ""), status(c, iscsi.Scanning, "")}
 	got := missingTargets([]iscsi.Portal{a, b, c}, nil, seen)
-	if len(got) != 1 || !strings.Contains(got[0], "iqn.2026-01.x:y") || !strings.Contains(got[0], "10.0.3.9:3260 scanning") {
+	if len(got) != 1 || !strings.Contains(got[0], "iqn.2026-01.x:y") || !strings.Contains(got[0], "10.0.3.9:3260 is not logged in yet") {
 		t.Errorf("got %q, want only the target whose disks are not known yet", got)
 	}
 	seen[1].State = iscsi.Lost
 	seen[2].State = iscsi.Ready
 	got = missingTargets([]iscsi.Portal{a, b, c}, []string{"not readable"}, seen)
-	if len(got) != 2 || got[0] != "not readable" || !strings.Contains(got[1], "it does not answer") || !strings.Contains(got[1], "10.0.2.9:3260 failed") {
+	if len(got) != 2 || got[0] != "not readable" || !strings.Contains(got[1], "it does not answer") || !strings.Contains(got[1], "10.0.2.9:3260 is not logged in yet") {
 		t.Errorf("got %q", got)
 	}
 	if got := missingTargets(nil, nil, seen); got != nil {

@@ -57,7 +57,7 @@ type Status struct {
 	State   PortalState    `json:"state"`
 	Session int            `json:"session,omitempty"` // the kernel's number, 0 if there is none
 	Err     string         `json:"error,omitempty"`   // the last one, until a session is well again
-	Since   time.Time      `json:"since"`             // wall clock: when State became what it is
+	Since   time.Time      `json:"since"`             // wall clock: when State became what it is; waiting and logging-in are one
 }
 
 // Intervals and limits of the loop.
@@ -426,6 +426,11 @@ func (i *Initiator) show(seen []Session, now time.Time) {
 		if n == nil {
 			n = &progress{}
 			i.now[p] = n
+		}
+		// The tries of a login are one state to whoever waits for its end: since when, and once in the log.
+		out := func(s PortalState) bool { return s == Waiting || s == LoggingIn }
+		if out(n.state) && out(a.state) {
+			n.state = a.state
 		}
 		if n.state != a.state {
 			i.cfg.Log.Info("iSCSI portal", "portal", p, "state", a.state, "was", n.state, "session", a.session)
