@@ -158,15 +158,26 @@ func ledgerWants(named []iscsi.Portal, sans []cluster.SAN, secret func(name stri
 		s := &sans[i]
 		var chap *iscsi.CHAP
 		if s.User != "" {
-			value, err := secret(cluster.SANSecret(s.Name))
+			chap = &iscsi.CHAP{User: s.User, TargetUser: s.TargetUser}
+		}
+		for _, x := range []struct {
+			user, name string
+			into       func(string)
+		}{
+			{s.User, cluster.SANSecret(s.Name), func(v string) { chap.Secret = v }},
+			{s.TargetUser, cluster.SANTargetSecret(s.Name), func(v string) { chap.TargetSecret = v }},
+		} {
+			if chap == nil || x.user == "" {
+				continue
+			}
+			value, err := secret(x.name)
 			if errors.Is(err, store.ErrNoSecret) {
-				// The portal's status tells; the others must not wait for it.
-				value, err = nil, nil
+				continue // the portal's status tells; the others must not wait for it
 			}
 			if err != nil {
 				return nil, fmt.Errorf("CHAP secret of SAN %s: %w", s.Name, err)
 			}
-			chap = &iscsi.CHAP{User: s.User, Secret: string(value)}
+			x.into(string(value))
 		}
 		for k := range want {
 			if want[k].Target == s.IQN {

@@ -70,6 +70,12 @@ func TestLedgerWants(t *testing.T) {
 	if want := []iscsi.Want{{Portal: a, CHAP: chap}, {Portal: b, CHAP: chap}, {Portal: c}}; err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %v, want %+v", got, err, want)
 	}
+	sans[0].TargetUser, secrets["san/lab/target"] = "array", "of-the-target"
+	got, err = ledgerWants(nil, sans, read)
+	both := &iscsi.CHAP{User: "u", Secret: "twelve-bytes", TargetUser: "array", TargetSecret: "of-the-target"}
+	if want := []iscsi.Want{{Portal: a, CHAP: both}, {Portal: b, CHAP: both}, {Portal: c}}; err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("both ways: got %+v, %v, want %+v", got, err, want)
+	}
 	// No answer is not "no secret": a login without CHAP would be tried.
 	down := errors.New("no quorum")
 	if got, err := ledgerWants(nil, sans, func(string) ([]byte, error) { return nil, down }); !errors.Is(err, down) || got != nil {
