@@ -49,7 +49,7 @@ func (a *Agent) openSAN(ctx context.Context) error {
 	for _, w := range s.wrong {
 		a.log.Error("a target cannot be logged in to", "why", w)
 	}
-	if s.Initiator, err = iscsi.New(iscsi.Config{Name: name, Cgroup: iscsidCgroup, Output: os.Stdout, Log: a.log.With("part", "iscsi")}); err != nil {
+	if s.Initiator, err = iscsi.New(iscsi.Config{Name: name, Cgroup: iscsidCgroup, Output: a.opts.Output, Log: a.log.With("part", "iscsi")}); err != nil {
 		return err
 	}
 	s.Want(wantAll(s.named), false)
