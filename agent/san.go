@@ -24,6 +24,8 @@ type san struct {
 	*iscsi.Initiator
 	named []iscsi.Portal // by the command line
 	wrong []string       // of it, in clauses
+	// changed wakes who looks at the portals; it holds one wake-up.
+	changed chan struct{}
 }
 
 // iscsidCgroup is beside the agent's, in which PID 1 kills what an agent that ended has left.
@@ -44,12 +46,13 @@ func (a *Agent) openSAN(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s := &san{}
+	s := &san{changed: make(chan struct{}, 1)}
 	s.named, s.wrong = namedPortals(string(cmdline))
 	for _, w := range s.wrong {
 		a.log.Error("a target cannot be logged in to", "why", w)
 	}
-	if s.Initiator, err = iscsi.New(iscsi.Config{Name: name, Cgroup: iscsidCgroup, Output: a.opts.Output, Log: a.log.With("part", "iscsi")}); err != nil {
+	if s.Initiator, err = iscsi.New(iscsi.Config{Name: name, Cgroup: iscsidCgroup, Output: a.opts.Output, Log: a.log.With("part", "iscsi"),
+		Changed: func() { wake(s.changed) }}); err != nil {
 		return err
 	}
 	s.Want(wantAll(s.named), false)
@@ -192,6 +195,47 @@ func ledgerWants(named []iscsi.Portal, sans []cluster.SAN, secret func(name stri
 		}
 	}
 	return want, nil
+}
+
+// tellSAN tells the cluster's events which portal was lost and which came back.
+func (p *parts) tellSAN(ctx context.Context) {
+	lost := map[iscsi.Portal]bool{}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.a.san.changed:
+		}
+		for _, e := range portalNews(lost, p.a.san.Status()) {
+			e.Node, e.Time, e.Kind = p.a.id.Name, time.Now(), cluster.EventStorage
+			select {
+			case p.events <- e:
+			default: // there are too many already
+			}
+		}
+	}
+}
+
+// portalNews are the events of portals that were lost, or are back, since lost was what is known; it is brought up to
+// date. One that has never been there is no news: 'skein san ls' says why.
+func portalNews(lost map[iscsi.Portal]bool, seen []iscsi.Status) (news []cluster.Event) {
+	for _, s := range seen {
+		p := iscsi.Portal{Target: s.Target, Addr: s.Portal}
+		switch {
+		case s.State == iscsi.Lost && !lost[p]:
+			lost[p] = true
+			news = append(news, cluster.Event{Subject: s.Portal.String(), Text: fmt.Sprintf("the path to target %s by portal %s is lost", s.Target, s.Portal), Why: s.Err})
+		case s.State == iscsi.Ready && lost[p]:
+			delete(lost, p)
+			news = append(news, cluster.Event{Subject: s.Portal.String(), Text: fmt.Sprintf("the path to target %s by portal %s is back", s.Target, s.Portal)})
+		}
+	}
+	for p := range lost {
+		if !slices.ContainsFunc(seen, func(s iscsi.Status) bool { return s.Target == p.Target && s.Portal == p.Addr }) {
+			delete(lost, p) // it is not wanted any more
+		}
+	}
+	return news
 }
 
 // SAN is this node's side of the storage network.

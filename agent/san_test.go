@@ -86,3 +86,33 @@ func TestLedgerWants(t *testing.T) {
 		t.Errorf("a secret that is lost: got %v, %v; want a portal that is refused with a reason, and the others", got, err)
 	}
 }
+
+func TestPortalNews(t *testing.T) {
+	a, b := sanPortal(labTarget, "10.0.1.9:3260"), sanPortal(labTarget, "10.0.2.9:3260")
+	lost := map[iscsi.Portal]bool{}
+	news := func(sa, sb iscsi.PortalState, want ...string) {
+		t.Helper()
+		seen := []iscsi.Status{{Target: a.Target, Portal: a.Addr, State: sa, Err: "no answer"}, {Target: b.Target, Portal: b.Addr, State: sb}}
+		got := portalNews(lost, seen)
+		if len(got) != len(want) {
+			t.Fatalf("got %+v, want %q", got, want)
+		}
+		for i, w := range want {
+			subject, text, _ := strings.Cut(w, " ")
+			if got[i].Subject != subject || !strings.HasSuffix(got[i].Text, text) || !strings.Contains(got[i].Text, labTarget) {
+				t.Errorf("got %+v, want %q", got[i], w)
+			}
+		}
+	}
+	news(iscsi.Waiting, iscsi.LoggingIn)
+	news(iscsi.Waiting, iscsi.Ready)
+	news(iscsi.Scanning, iscsi.Lost, "10.0.2.9:3260 is lost")
+	news(iscsi.Ready, iscsi.Lost)
+	news(iscsi.Lost, iscsi.LoggingOut, "10.0.1.9:3260 is lost") // b is made anew: not back yet
+	news(iscsi.Ready, iscsi.Waiting, "10.0.1.9:3260 is back")
+	news(iscsi.Ready, iscsi.Ready, "10.0.2.9:3260 is back")
+	news(iscsi.Ready, iscsi.Lost, "10.0.2.9:3260 is lost")
+	if portalNews(lost, nil) != nil || len(lost) != 0 {
+		t.Errorf("got %v, want nothing of portals that are not wanted", lost)
+	}
+}

@@ -33,7 +33,8 @@ type Config struct {
 	// Output has what iscsid prints. It must be good for as long as iscsid runs. Nil: it is lost.
 	Output *os.File
 	Log    *slog.Logger
-	// Changed is called when disks may have come, gone or grown. It must not block. Nil: nobody cares.
+	// Changed is called when the state of a portal has changed, and when disks may have come, gone or grown. It must not
+	// block or call the Initiator. Nil: nobody cares.
 	Changed func()
 }
 
@@ -435,6 +436,7 @@ func (i *Initiator) show(seen []Session, now time.Time) {
 		if n.state != a.state {
 			i.cfg.Log.Info("iSCSI portal", "portal", p, "state", a.state, "was", n.state, "session", a.session)
 			n.state, n.since = a.state, now
+			i.cfg.Changed()
 		}
 		switch n.session = a.session; {
 		case a.state == Ready:

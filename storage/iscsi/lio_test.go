@@ -443,6 +443,22 @@ func TestLIOSessions(t *testing.T) {
 	i.Rescan()
 	i.until("grown", func([]Status) bool { d := l.disks(); return len(d) == 1 && d[0].Size == 2*lioSize })
 
+	// A session that is lost can be ended, and nothing of it stays; the portal is logged in to again when it is back.
+	mend := l.cut("127.0.0.2")
+	i.until("lost", i.at(portal2, Lost))
+	i.Want(wants(portal1), true)
+	t.Logf("lost session: logged out after %v", i.until("logged out of the lost one", func(s []Status) bool { return len(s) == 1 }))
+	if d := l.disks(); len(d) != 1 || len(d[0].Paths) != 1 {
+		t.Errorf("disks: %+v", d)
+	}
+	i.Want(wants(portal1, portal2), true)
+	i.until("refused", func(s []Status) bool { return len(s) == 2 && !i.at(portal2, Ready)(s) && s[1].Err != "" })
+	t.Log(i.Status()[1].Err)
+	mend()
+	t.Logf("mended: logged in anew after %v", i.until("logged in anew", ready(portal1, portal2)))
+	dev = path(portal2)
+	l.must(l.reads(dev.Name))
+
 	// A session is not ended as long as it has the only path to a disk in use.
 	fd, err := unix.Open("/dev/"+dev.Name, unix.O_RDWR|unix.O_EXCL|unix.O_CLOEXEC, 0)
 	l.must(err)
