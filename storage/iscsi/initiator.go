@@ -303,6 +303,11 @@ func (i *Initiator) turn(ctx context.Context, now time.Time) time.Duration {
 	if err != nil {
 		return look
 	}
+	if i.whole {
+		if err := i.sweep(seen); err != nil {
+			i.cfg.Log.Error("a record of a portal that is not wanted stays, perhaps with a secret", "err", err)
+		}
+	}
 	if len(i.want) == 0 && len(seen) == 0 && len(i.busy) == 0 {
 		i.show(seen, now)
 		return time.Hour // Want wakes
@@ -523,12 +528,39 @@ func (i *Initiator) remember(w Want) error {
 func (i *Initiator) forget(p Portal) error {
 	i.records.Lock()
 	defer i.records.Unlock()
-	record := recordPath(i.dir, p)
+	return remove(recordPath(i.dir, p))
+}
+
+func remove(record string) error {
 	if err := os.Remove(record); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	_ = os.Remove(filepath.Dir(record)) // fails while another portal of the target is there
 	return nil
+}
+
+// sweep removes the records of portals that are neither wanted nor have a session: iscsid needs them no more, and they
+// may hold secrets. Also those that an earlier agent left. The caller has the lock.
+func (i *Initiator) sweep(seen []Session) error {
+	keep := map[string]bool{}
+	for _, w := range i.want {
+		keep[recordPath(i.dir, w.Portal)] = true
+	}
+	for _, s := range seen {
+		keep[recordPath(i.dir, s.Portal)] = true
+	}
+	for p := range i.busy {
+		keep[recordPath(i.dir, p)] = true
+	}
+	i.records.Lock()
+	defer i.records.Unlock()
+	there, err := filepath.Glob(filepath.Join(i.file("nodes"), "*", "*"))
+	for _, record := range there {
+		if !keep[record] {
+			err = errors.Join(err, remove(record))
+		}
+	}
+	return err
 }
 
 func (i *Initiator) logOut(ctx context.Context, s Step, want []Portal, seen []Session) error {
@@ -552,9 +584,6 @@ func (i *Initiator) logOut(ctx context.Context, s Step, want []Portal, seen []Se
 		return err
 	}
 	i.cfg.Changed()
-	if !slices.Contains(want, s.Portal) {
-		return i.forget(s.Portal)
-	}
 	return nil
 }
 
