@@ -101,7 +101,9 @@ func (c *chaos) san(ctx context.Context) (err error) {
 	s := &sanRun{chaos: c}
 	begin := time.Now()
 	if err := s.up(ctx); err != nil {
-		c.lab.evidence(filepath.Join(c.lab.dir, "evidence-start"))
+		if c.lab.state != nil {
+			c.lab.evidence(filepath.Join(c.lab.dir, "evidence-start"))
+		}
 		return err
 	}
 	fmt.Printf("%5.0fs  the database answers; load %.1f\n", time.Since(begin).Seconds(), load1())
