@@ -26,6 +26,8 @@ type Options struct {
 	Version  string
 	PID1     *control.Conn
 	Log      *slog.Logger
+	// Output has what programs print that the agent starts and that outlive it. Nil: it is lost.
+	Output *os.File
 	// Crash ends the process at once, after a failure of a node that was a member. Cleaning up first could
 	// take seconds, in which nobody sends heartbeats and PID 1 cannot know that it must speak for the node.
 	// Nil: Run cleans up and returns the error.

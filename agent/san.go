@@ -24,7 +24,12 @@ type san struct {
 	*iscsi.Initiator
 	named []iscsi.Portal // by the command line
 	wrong []string       // of it, in clauses
+	// changed wakes who looks at the portals; it holds one wake-up.
+	changed chan struct{}
 }
+
+// iscsidCgroup is beside the agent's, in which PID 1 kills what an agent that ended has left.
+const iscsidCgroup = "/sys/fs/cgroup/skein.iscsid"
 
 // openSAN starts the initiator. Without anything to log in to it does nothing at all.
 func (a *Agent) openSAN(ctx context.Context) error {
@@ -41,12 +46,13 @@ func (a *Agent) openSAN(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s := &san{}
+	s := &san{changed: make(chan struct{}, 1)}
 	s.named, s.wrong = namedPortals(string(cmdline))
 	for _, w := range s.wrong {
 		a.log.Error("a target cannot be logged in to", "why", w)
 	}
-	if s.Initiator, err = iscsi.New(iscsi.Config{Name: name, Log: a.log.With("part", "iscsi")}); err != nil {
+	if s.Initiator, err = iscsi.New(iscsi.Config{Name: name, Cgroup: iscsidCgroup, Output: a.opts.Output, Log: a.log.With("part", "iscsi"),
+		Changed: func() { wake(s.changed) }}); err != nil {
 		return err
 	}
 	s.Want(wantAll(s.named), false)
@@ -102,11 +108,11 @@ func missingTargets(named []iscsi.Portal, wrong []string, seen []iscsi.Status) [
 			if st.Target != p.Target {
 				continue
 			}
-			text := fmt.Sprintf("%s %s", st.Portal, st.State)
 			if st.Err != "" {
-				text += ": " + st.Err
+				why = append(why, st.Err) // it names the portal
+			} else {
+				why = append(why, fmt.Sprintf("%s is not logged in yet", st.Portal))
 			}
-			why = append(why, text)
 		}
 		out = append(out, fmt.Sprintf("target %s is not logged in to through any portal (%s)", p.Target, strings.Join(why, "; ")))
 	}
@@ -155,15 +161,26 @@ func ledgerWants(named []iscsi.Portal, sans []cluster.SAN, secret func(name stri
 		s := &sans[i]
 		var chap *iscsi.CHAP
 		if s.User != "" {
-			value, err := secret(cluster.SANSecret(s.Name))
+			chap = &iscsi.CHAP{User: s.User, TargetUser: s.TargetUser}
+		}
+		for _, x := range []struct {
+			user, name string
+			into       func(string)
+		}{
+			{s.User, cluster.SANSecret(s.Name), func(v string) { chap.Secret = v }},
+			{s.TargetUser, cluster.SANTargetSecret(s.Name), func(v string) { chap.TargetSecret = v }},
+		} {
+			if chap == nil || x.user == "" {
+				continue
+			}
+			value, err := secret(x.name)
 			if errors.Is(err, store.ErrNoSecret) {
-				// The portal's status tells; the others must not wait for it.
-				value, err = nil, nil
+				continue // the portal's status tells; the others must not wait for it
 			}
 			if err != nil {
 				return nil, fmt.Errorf("CHAP secret of SAN %s: %w", s.Name, err)
 			}
-			chap = &iscsi.CHAP{User: s.User, Secret: string(value)}
+			x.into(string(value))
 		}
 		for k := range want {
 			if want[k].Target == s.IQN {
@@ -178,6 +195,47 @@ func ledgerWants(named []iscsi.Portal, sans []cluster.SAN, secret func(name stri
 		}
 	}
 	return want, nil
+}
+
+// tellSAN tells the cluster's events which portal was lost and which came back.
+func (p *parts) tellSAN(ctx context.Context) {
+	lost := map[iscsi.Portal]bool{}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.a.san.changed:
+		}
+		for _, e := range portalNews(lost, p.a.san.Status()) {
+			e.Node, e.Time, e.Kind = p.a.id.Name, time.Now(), cluster.EventStorage
+			select {
+			case p.events <- e:
+			default: // there are too many already
+			}
+		}
+	}
+}
+
+// portalNews are the events of portals that were lost, or are back, since lost was what is known; it is brought up to
+// date. One that has never been there is no news: 'skein san ls' says why.
+func portalNews(lost map[iscsi.Portal]bool, seen []iscsi.Status) (news []cluster.Event) {
+	for _, s := range seen {
+		p := iscsi.Portal{Target: s.Target, Addr: s.Portal}
+		switch {
+		case s.State == iscsi.Lost && !lost[p]:
+			lost[p] = true
+			news = append(news, cluster.Event{Subject: s.Portal.String(), Text: fmt.Sprintf("the path to target %s by portal %s is lost", s.Target, s.Portal), Why: s.Err})
+		case s.State == iscsi.Ready && lost[p]:
+			delete(lost, p)
+			news = append(news, cluster.Event{Subject: s.Portal.String(), Text: fmt.Sprintf("the path to target %s by portal %s is back", s.Target, s.Portal)})
+		}
+	}
+	for p := range lost {
+		if !slices.ContainsFunc(seen, func(s iscsi.Status) bool { return s.Target == p.Target && s.Portal == p.Addr }) {
+			delete(lost, p) // it is not wanted any more
+		}
+	}
+	return news
 }
 
 // SAN is this node's side of the storage network.

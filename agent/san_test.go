@@ -38,13 +38,13 @@ func TestMissingTargets(t *testing.T) {
 	}
 	seen := []iscsi.Status{status(a, iscsi.Waiting, "it does not answer"), status(b, iscsi.Ready, ""), status(c, iscsi.Scanning, "")}
 	got := missingTargets([]iscsi.Portal{a, b, c}, nil, seen)
-	if len(got) != 1 || !strings.Contains(got[0], "iqn.2026-01.x:y") || !strings.Contains(got[0], "10.0.3.9:3260 scanning") {
+	if len(got) != 1 || !strings.Contains(got[0], "iqn.2026-01.x:y") || !strings.Contains(got[0], "10.0.3.9:3260 is not logged in yet") {
 		t.Errorf("got %q, want only the target whose disks are not known yet", got)
 	}
 	seen[1].State = iscsi.Lost
 	seen[2].State = iscsi.Ready
 	got = missingTargets([]iscsi.Portal{a, b, c}, []string{"not readable"}, seen)
-	if len(got) != 2 || got[0] != "not readable" || !strings.Contains(got[1], "it does not answer") || !strings.Contains(got[1], "10.0.2.9:3260 failed") {
+	if len(got) != 2 || got[0] != "not readable" || !strings.Contains(got[1], "it does not answer") || !strings.Contains(got[1], "10.0.2.9:3260 is not logged in yet") {
 		t.Errorf("got %q", got)
 	}
 	if got := missingTargets(nil, nil, seen); got != nil {
@@ -70,6 +70,12 @@ func TestLedgerWants(t *testing.T) {
 	if want := []iscsi.Want{{Portal: a, CHAP: chap}, {Portal: b, CHAP: chap}, {Portal: c}}; err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %v, want %+v", got, err, want)
 	}
+	sans[0].TargetUser, secrets["san/lab/target"] = "array", "of-the-target"
+	got, err = ledgerWants(nil, sans, read)
+	both := &iscsi.CHAP{User: "u", Secret: "twelve-bytes", TargetUser: "array", TargetSecret: "of-the-target"}
+	if want := []iscsi.Want{{Portal: a, CHAP: both}, {Portal: b, CHAP: both}, {Portal: c}}; err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("both ways: got %+v, %v, want %+v", got, err, want)
+	}
 	// No answer is not "no secret": a login without CHAP would be tried.
 	down := errors.New("no quorum")
 	if got, err := ledgerWants(nil, sans, func(string) ([]byte, error) { return nil, down }); !errors.Is(err, down) || got != nil {
@@ -78,5 +84,35 @@ func TestLedgerWants(t *testing.T) {
 	delete(secrets, "san/lab")
 	if got, err := ledgerWants(nil, sans, read); err != nil || len(got) != 3 || got[0].CHAP.Check() == nil {
 		t.Errorf("a secret that is lost: got %v, %v; want a portal that is refused with a reason, and the others", got, err)
+	}
+}
+
+func TestPortalNews(t *testing.T) {
+	a, b := sanPortal(labTarget, "10.0.1.9:3260"), sanPortal(labTarget, "10.0.2.9:3260")
+	lost := map[iscsi.Portal]bool{}
+	news := func(sa, sb iscsi.PortalState, want ...string) {
+		t.Helper()
+		seen := []iscsi.Status{{Target: a.Target, Portal: a.Addr, State: sa, Err: "no answer"}, {Target: b.Target, Portal: b.Addr, State: sb}}
+		got := portalNews(lost, seen)
+		if len(got) != len(want) {
+			t.Fatalf("got %+v, want %q", got, want)
+		}
+		for i, w := range want {
+			subject, text, _ := strings.Cut(w, " ")
+			if got[i].Subject != subject || !strings.HasSuffix(got[i].Text, text) || !strings.Contains(got[i].Text, labTarget) {
+				t.Errorf("got %+v, want %q", got[i], w)
+			}
+		}
+	}
+	news(iscsi.Waiting, iscsi.LoggingIn)
+	news(iscsi.Waiting, iscsi.Ready)
+	news(iscsi.Scanning, iscsi.Lost, "10.0.2.9:3260 is lost")
+	news(iscsi.Ready, iscsi.Lost)
+	news(iscsi.Lost, iscsi.LoggingOut, "10.0.1.9:3260 is lost") // b is made anew: not back yet
+	news(iscsi.Ready, iscsi.Waiting, "10.0.1.9:3260 is back")
+	news(iscsi.Ready, iscsi.Ready, "10.0.2.9:3260 is back")
+	news(iscsi.Ready, iscsi.Lost, "10.0.2.9:3260 is lost")
+	if portalNews(lost, nil) != nil || len(lost) != 0 {
+		t.Errorf("got %v, want nothing of portals that are not wanted", lost)
 	}
 }

@@ -158,6 +158,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	run(p.keepLinks)
 	run(p.keepDisk)
 	run(p.keepSAN)
+	run(p.tellSAN)
 	run(p.disks.Watch)
 	run(p.followDisks)
 	a.log.Info("node is a member", "node", self.Name, "number", self.Number, "epoch", self.Epoch, "cluster", m.Meta.Name)

@@ -31,10 +31,11 @@ type Disks interface {
 	Grow(ctx context.Context, r cluster.VolumeRecord) (int64, error)
 }
 
-// SANRequest makes or changes a target. The secret goes to the ledger's secrets and never comes back.
+// SANRequest makes or changes a target. The secrets go to the ledger's secrets and never come back.
 type SANRequest struct {
 	cluster.SAN
-	Secret string `json:"secret,omitempty"`
+	Secret       string `json:"secret,omitempty"`
+	TargetSecret string `json:"target_secret,omitempty"` // of TargetUser
 }
 
 // DiskTestRequest asks for a disk's self-test on the node of the request's path.
@@ -141,6 +142,14 @@ func (s *Server) setSAN(w http.ResponseWriter, r *http.Request) error {
 	if err := cluster.CheckCHAPSecret(san.User, req.Secret); err != nil {
 		return badRequest("SAN %s: %w", san.Name, err)
 	}
+	if err := cluster.CheckCHAPSecret(san.TargetUser, req.TargetSecret); err != nil {
+		return badRequest("SAN %s: of the target: %w", san.Name, err)
+	}
+	if san.User != "" {
+		if err := (iscsi.CHAP{User: san.User, Secret: req.Secret, TargetUser: san.TargetUser, TargetSecret: req.TargetSecret}).Check(); err != nil {
+			return badRequest("SAN %s: %w", san.Name, err)
+		}
+	}
 	st := s.backend.State()
 	for i := range st.SANs {
 		if o := &st.SANs[i]; o.IQN == san.IQN && o.Name != san.Name {
@@ -151,13 +160,16 @@ func (s *Server) setSAN(w http.ResponseWriter, r *http.Request) error {
 	if old := st.SAN(san.Name); old != nil {
 		revision = old.Revision
 	}
-	secret := cluster.KeySecrets + cluster.SANSecret(san.Name)
 	t := cluster.Txn{Conditions: []cluster.Condition{{Key: san.Key(), Revision: revision}}, Puts: []cluster.Put{{Key: san.Key(), Value: san}},
 		Events: []cluster.Event{s.storageEvent(r, san.Name, fmt.Sprintf("SAN %s was set: %s at %d portals", san.Name, san.IQN, len(san.Portals)))}}
-	if san.User != "" {
-		t.Puts = append(t.Puts, cluster.Put{Key: secret, Value: []byte(req.Secret)})
-	} else {
-		t.Deletes = append(t.Deletes, secret)
+	for _, s := range []struct{ user, name, value string }{
+		{san.User, cluster.SANSecret(san.Name), req.Secret}, {san.TargetUser, cluster.SANTargetSecret(san.Name), req.TargetSecret},
+	} {
+		if s.user != "" {
+			t.Puts = append(t.Puts, cluster.Put{Key: cluster.KeySecrets + s.name, Value: []byte(s.value)})
+		} else {
+			t.Deletes = append(t.Deletes, cluster.KeySecrets+s.name)
+		}
 	}
 	if err := s.commit(r, t, "set SAN "+san.Name); err != nil {
 		return err
@@ -173,7 +185,7 @@ func (s *Server) removeSAN(w http.ResponseWriter, r *http.Request) error {
 		return notFound("there is no SAN %q; 'skein san ls' lists them", r.PathValue("san"))
 	}
 	t := cluster.Txn{Conditions: []cluster.Condition{{Key: san.Key(), Revision: san.Revision}},
-		Deletes: []string{san.Key(), cluster.KeySecrets + cluster.SANSecret(san.Name)},
+		Deletes: []string{san.Key(), cluster.KeySecrets + cluster.SANSecret(san.Name), cluster.KeySecrets + cluster.SANTargetSecret(san.Name)},
 		Events:  []cluster.Event{s.storageEvent(r, san.Name, "SAN "+san.Name+" was removed")}}
 	if err := s.commit(r, t, "remove SAN "+san.Name); err != nil {
 		return err

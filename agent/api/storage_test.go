@@ -151,6 +151,20 @@ func TestSAN(t *testing.T) {
 	if p := m.committed[0].Puts[1]; p.Key != cluster.KeySecrets+"san/main" || string(p.Value.([]byte)) != req.Secret {
 		t.Errorf("the secret is at %s", p.Key)
 	}
+	if d := m.committed[0].Deletes; len(d) != 1 || d[0] != cluster.KeySecrets+"san/main/target" {
+		t.Errorf("deleted: %v, want the target's secret, which it has no more", d)
+	}
+	req.TargetUser, req.TargetSecret = "array", "nor-of-this-one"
+	if _, err := c.SetSAN(t.Context(), req); err != nil || len(m.committed) != 2 || string(m.committed[1].Puts[2].Value.([]byte)) != req.TargetSecret {
+		t.Errorf("both ways: got %v", err)
+	}
+	for _, secret := range []string{"", "nor-of-th", req.Secret} {
+		req.TargetSecret = secret
+		if _, err := c.SetSAN(t.Context(), req); err == nil || secret != "" && strings.Contains(err.Error(), secret) {
+			t.Errorf("target's secret %q: got %v, which must be an error that does not quote it", secret, err)
+		}
+	}
+	req.TargetUser, req.TargetSecret = "", ""
 	req.Secret = "tell-nob"
 	if _, err := c.SetSAN(t.Context(), req); err == nil || strings.Contains(err.Error(), req.Secret) {
 		t.Errorf("a short secret: got %v, which must be an error that does not quote it", err)

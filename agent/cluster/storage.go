@@ -17,6 +17,8 @@ type SAN struct {
 	Portals []netip.AddrPort `json:"portals"`
 	// User is CHAP's; empty: no authentication. The secret is among the ledger's secrets, see SANSecret.
 	User string `json:"user,omitempty"`
+	// TargetUser is whom the target proves to be, by CHAP in the other direction; empty: it need not. See SANTargetSecret.
+	TargetUser string `json:"target_user,omitempty"`
 
 	Revision int64 `json:"-"` // ledger's mod revision, filled in by the store
 }
@@ -29,6 +31,9 @@ func (s *SAN) Key() string { return KeySANs + s.Name }
 
 // SANSecret is the name of the CHAP secret among the ledger's secrets.
 func SANSecret(name string) string { return "san/" + name }
+
+// SANTargetSecret is the name of the secret by which the target proves itself.
+func SANTargetSecret(name string) string { return "san/" + name + "/target" }
 
 // storageName is what SANs, disks' aliases and volumes may be called: it becomes a folder's name.
 var storageName = regexp.MustCompile(`^[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?$`)
@@ -45,8 +50,10 @@ func (s *SAN) Check() error {
 		return fmt.Errorf("SAN %s: %q is no target's name: it looks like iqn.2026-01.dev.skein:lab", s.Name, s.IQN)
 	case len(s.Portals) == 0:
 		return fmt.Errorf("SAN %s: it needs a portal, an address like 192.0.2.10", s.Name)
-	case strings.ContainsAny(s.User, "\n\r\x00") || len(s.User) > 223:
+	case strings.ContainsAny(s.User+s.TargetUser, "\n\r\x00") || len(s.User) > 223 || len(s.TargetUser) > 223:
 		return fmt.Errorf("SAN %s: the user's name has characters that CHAP cannot carry", s.Name)
+	case s.User == "" && s.TargetUser != "":
+		return fmt.Errorf("SAN %s: a target proves itself only to an initiator that has proved itself first: it needs a user, too", s.Name)
 	}
 	for i, p := range s.Portals {
 		if !p.IsValid() || p.Port() == 0 || p.Addr().IsUnspecified() || p.Addr().IsMulticast() {

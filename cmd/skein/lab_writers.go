@@ -16,7 +16,7 @@ func labWritersCommand() *cobra.Command {
 		Use: "writers", Short: "Who writes to the disks of the SAN, as the switches see it", Args: cobra.NoArgs,
 		Long: `writers tells which node writes to each disk of the lab's SAN, who is registered there, and every move of a disk
 since the lab started. The lab's switches decode iSCSI: no machine has a say in it. A second writer is a node whose
-write the target took after another node had preempted it. The verdict is "nothing" if no command was seen.`,
+write the target took after another node had preempted it. The verdict is "nothing" if no write was seen.`,
 		Example: "  skein lab writers\n  skein lab writers --follow\n  skein lab writers --shared 0,4 -o json | jq .verdict",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			asJSON, err := wantsJSON(cmd)
@@ -104,7 +104,7 @@ func drawWriters(t *table, r *writers.Report) {
 	t.row("second writers", r.TwoWriters)
 	t.row("in doubt", r.Doubtful)
 	t.row("overlaps", r.Overlapping)
-	t.row("commands judged", fmt.Sprintf("%d of %d", r.Judged, r.Commands))
+	t.row("judged", fmt.Sprintf("%d writes, %d of %d commands", r.Writes, r.Judged, r.Commands))
 	t.row("gaps", fmt.Sprintf("%d, %d bytes not judged", r.GapCount, r.Unjudged))
 	t.w.Flush()
 	for i := range r.Violations {

@@ -67,7 +67,7 @@ func sanCommand() *cobra.Command {
 		Example: "  skein san add main --iqn iqn.2026-01.dev.skein:lab --portal 192.0.2.10 --portal 198.51.100.10\n  skein san ls"}
 	var req api.SANRequest
 	var portals []string
-	var secretFile string
+	var secretFile, targetFile string
 	add := &cobra.Command{Use: "add NAME", Short: "Have all nodes log in to a target, or change how", Args: cobra.ExactArgs(1),
 		Long: `add records an iSCSI target; give every portal it has, best on two networks. The CHAP secret is read from a file,
 or from the standard input for -, and kept among the cluster's secrets: no command shows it.`,
@@ -84,9 +84,21 @@ or from the standard input for -, and kept among the cluster's secrets: no comma
 			if (req.User == "") != (secretFile == "") {
 				return &usageError{errors.New("--user and --secret-file belong together")}
 			}
-			if secretFile != "" {
+			if (req.TargetUser == "") != (targetFile == "") {
+				return &usageError{errors.New("--target-user and --target-secret-file belong together")}
+			}
+			if secretFile == "-" && targetFile == "-" {
+				return &usageError{errors.New("only one of the secrets can come from the standard input")}
+			}
+			for _, s := range []struct {
+				file string
+				into *string
+			}{{secretFile, &req.Secret}, {targetFile, &req.TargetSecret}} {
+				if s.file == "" {
+					continue
+				}
 				var err error
-				if req.Secret, err = readSecret(cmd, secretFile); err != nil {
+				if *s.into, err = readSecret(cmd, s.file); err != nil {
 					return err
 				}
 			}
@@ -106,6 +118,8 @@ or from the standard input for -, and kept among the cluster's secrets: no comma
 	fl.StringArrayVar(&portals, "portal", nil, "ADDRESS[:PORT] of a portal; may be repeated")
 	fl.StringVar(&req.User, "user", "", "CHAP user")
 	fl.StringVar(&secretFile, "secret-file", "", "file with the CHAP secret, - for standard input")
+	fl.StringVar(&req.TargetUser, "target-user", "", "whom the target has to prove to be (mutual CHAP)")
+	fl.StringVar(&targetFile, "target-secret-file", "", "file with the target's CHAP secret, - for standard input")
 	rm := &cobra.Command{Use: "rm NAME", Short: "Forget a target", Args: cobra.ExactArgs(1), ValidArgsFunction: completeSANs, Example: "  skein san rm main",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := client(cmd)

@@ -361,7 +361,7 @@ func (c *conn) login() {
 		w.pdus.headerDigest, w.pdus.dataDigest = c.digest[0] == "CRC32C", c.digest[1] == "CRC32C"
 	}
 	c.text = [2][]byte{}
-	if c.session != "Discovery" && c.target != "" {
+	if c.session != "Discovery" && c.target != "" && len(c.j.targets) < maxNames {
 		c.j.targets[c.server.Addr()] = c.target
 	}
 }

@@ -22,8 +22,8 @@ type lun struct {
 	last   string // who has written
 	blind  time.Time
 
-	violations, overlaps []int // in the judge's lists
-	bad                  map[*Fence]int
+	violations, overlaps []int          // in the judge's lists
+	bad                  map[*Fence]int // where in violations, of the fences that are closed; -1: no room
 	over                 map[overlapping]int
 }
 
@@ -228,6 +228,7 @@ func (l *lun) preempt(by nexus, victim uint64, kind byte, do Reserve) {
 // own gives the disk to a node.
 func (l *lun) own(n nexus, kind byte, do Reserve, key uint64) {
 	l.holder, l.kind = &n, kind
+	delete(l.bad, l.fences[n.node])
 	delete(l.fences, n.node)
 	if l.Owner != n.node {
 		l.move(n.node, do, key)

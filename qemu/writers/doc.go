@@ -35,7 +35,7 @@
 // Frames that the switch did not see. A segment that is lost here but acknowledged is a gap: if it fell into the
 // data of a command, nothing is lost; else the connection is not judged until three PDUs in a row are found whose
 // numbers fit those before. A connection that was open before the judge is treated in the same way. Gaps and the
-// bytes that were not judged are in the report, and a report of no commands says "nothing" (Verdict).
+// bytes that were not judged are in the report, and a report of no writes says "nothing" (Verdict).
 // TLS, IPsec and IP fragments are not decoded. The CRC of digests is not checked: TCP delivered the bytes.
 //
 // Disks that several nodes may write (the cluster disk, a shared file system) are named by the caller; their

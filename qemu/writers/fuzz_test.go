@@ -99,7 +99,7 @@ func FuzzStream(f *testing.F) {
 				t.Fatalf("%d commands, %d bytes of text", len(c.pending), len(c.text[0])+len(c.text[1]))
 			}
 		}
-		if r.Verdict == Clean && (r.Judged == 0 || r.Unjudged > 0) {
+		if r.Verdict == Clean && (r.Writes == 0 || r.Unjudged > 0) {
 			t.Fatalf("called clean: %+v", r)
 		}
 	})
@@ -138,7 +138,7 @@ func TestTheHonestAreNotAccused(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		w := newWire(t)
 		play(rt, w, func(*session) {})
-		if r := w.judge.Report(nil); r.Verdict != Clean {
+		if r := w.judge.Report(nil); r.Verdict != Clean && (r.Verdict != Nothing || r.Writes > 0) {
 			rt.Fatalf("got %s\n%s", r.Verdict, brief(r))
 		}
 	})

@@ -191,6 +191,9 @@ func (j *Judge) Report(shared []uint64) Report {
 			continue
 		}
 		r.Judged += d.Commands
+		for _, w := range d.Writers {
+			r.Writes += w.Writes + w.Conflicts + w.Failed
+		}
 		r.TwoWriters += d.Violations
 		r.Doubtful += d.Doubtful
 		r.Overlapping += d.Overlaps
@@ -228,7 +231,7 @@ func (r *Report) verdict() Verdict {
 		return TwoWriters
 	case r.Doubtful > 0 || r.Overlapping > 0:
 		return Suspect
-	case r.Judged == 0:
+	case r.Writes == 0:
 		return Nothing
 	case r.GapCount > 0 || r.Unjudged > 0 || r.Dropped > 0:
 		return Partly
@@ -237,7 +240,7 @@ func (r *Report) verdict() Verdict {
 }
 
 func (c *conn) report() Connection {
-	return Connection{LAN: c.lan, Client: c.client, Server: c.server, Node: c.node(), Initiator: c.nexus.initiator, Target: c.target,
+	return Connection{LAN: c.lan, Client: c.client, Server: c.server, Node: c.node(), Initiator: c.nexus.initiator, ISID: c.nexus.isid, Target: c.target, Group: c.nexus.group,
 		HeaderDigest: c.digest[0], DataDigest: c.digest[1], Since: c.since, Last: c.last, Closed: c.closed, Commands: c.commands, Writes: c.writes,
 		Unanswered: c.unanswered}
 }

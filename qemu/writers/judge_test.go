@@ -24,6 +24,11 @@ func TestJudge(t *testing.T) {
 			b.written(0, statusGood)
 			a.written(0, statusGood)
 		}, "nothing"},
+		{"reservations, but no write", func(w *wire) {
+			a, b := w.login("n1", 0), w.login("n2", 0)
+			a.claim(1, keyA, 0)
+			b.claim(1, keyB, keyA)
+		}, "nothing"},
 		{"clean takeover", func(w *wire) {
 			a, b := w.login("n1", 0), w.login("n2", 0)
 			a.claim(1, keyA, 0)
@@ -306,6 +311,7 @@ func TestGap(t *testing.T) {
 	a, b := w.login("n1", 0), w.login("n2", 0)
 	a.claim(1, keyA, 0)
 	b.claim(1, keyB, keyA)
+	b.written(1, statusGood)
 	w.wait(10)
 	a.lose = true
 	tag := a.write(1, 20000) // the judge sees nothing of this
@@ -447,6 +453,7 @@ func TestBounds(t *testing.T) {
 		t.Errorf("%d connections are kept, want %d", n, maxConnections)
 	}
 	a := w.login("n1", 0)
+	a.written(1, statusGood)
 	for range maxPending + 10 {
 		a.command(1, 0, []byte{0x2a}, nil)
 	}

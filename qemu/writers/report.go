@@ -9,9 +9,9 @@ import (
 type Verdict string
 
 const (
-	// Nothing: no command to a disk for one writer was seen. It is not a good verdict: it is none.
+	// Nothing: no write to a disk for one writer was seen. It is not a good verdict: it is none.
 	Nothing Verdict = "nothing"
-	// Clean: all commands were judged, and there never were two writers.
+	// Clean: all writes were judged, and there never were two writers.
 	Clean Verdict = "clean"
 	// Partly: there were none where the judge could see, and it could not see everything.
 	Partly Verdict = "partly"
@@ -143,7 +143,9 @@ type Connection struct {
 	Server       netip.AddrPort `json:"server"`
 	Node         string         `json:"node"`
 	Initiator    string         `json:"initiator"`
+	ISID         string         `json:"isid"`
 	Target       string         `json:"target"`
+	Group        int            `json:"group"` // of the target's portals
 	HeaderDigest string         `json:"header_digest"`
 	DataDigest   string         `json:"data_digest"`
 	Since        time.Time      `json:"since"`
@@ -159,6 +161,7 @@ type Report struct {
 	Verdict     Verdict      `json:"verdict"`
 	Commands    uint64       `json:"commands"` // SCSI commands that were decoded
 	Judged      uint64       `json:"judged"`   // of these, to disks that are not shared
+	Writes      uint64       `json:"writes"`   // of these, writes that were answered, also with a refusal
 	Disks       []Disk       `json:"disks"`    // by target and LUN
 	Violations  []Violation  `json:"violations"`
 	TwoWriters  int          `json:"two_writers"` // certain violations, also those for which the list has no room

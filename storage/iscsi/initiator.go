@@ -25,10 +25,16 @@ import (
 
 // Config of an Initiator.
 type Config struct {
-	// Name is the iSCSI name of this machine (InitiatorName). It must not change while there are sessions.
+	// Name is the iSCSI name of this machine (InitiatorName). It must not change while iscsid runs.
 	Name string
-	Log  *slog.Logger
-	// Changed is called when disks may have come, gone or grown. It must not block. Nil: nobody cares.
+	// Cgroup is a cgroup v2 folder for iscsid, made if it is not there: iscsid outlives the Initiator in it, and sessions
+	// notice nothing of an agent that is restarted. Nobody else may be in it. Empty: iscsid ends with the Initiator.
+	Cgroup string
+	// Output has what iscsid prints. It must be good for as long as iscsid runs. Nil: it is lost.
+	Output *os.File
+	Log    *slog.Logger
+	// Changed is called when the state of a portal has changed, and when disks may have come, gone or grown. It must not
+	// block or call the Initiator. Nil: nobody cares.
 	Changed func()
 }
 
@@ -52,7 +58,7 @@ type Status struct {
 	State   PortalState    `json:"state"`
 	Session int            `json:"session,omitempty"` // the kernel's number, 0 if there is none
 	Err     string         `json:"error,omitempty"`   // the last one, until a session is well again
-	Since   time.Time      `json:"since"`             // wall clock: when State became what it is
+	Since   time.Time      `json:"since"`             // wall clock: when State became what it is; waiting and logging-in are one
 }
 
 // Intervals and limits of the loop.
@@ -116,7 +122,8 @@ func New(cfg Config) (*Initiator, error) {
 		return nil, fmt.Errorf("%q is not an iSCSI name, which this machine needs as an initiator", cfg.Name)
 	}
 	i := newInitiator(cfg, "/etc/iscsi")
-	d := &daemon{path: "/sbin/iscsid", args: []string{"-f", "-c", i.file(configFile), "-i", i.file(nameFile)}, log: cfg.Log, starting: i.starting}
+	d := &daemon{path: "/sbin/iscsid", args: []string{"-f", "-c", i.file(configFile), "-i", i.file(nameFile)}, cgroup: cfg.Cgroup, output: cfg.Output,
+		log: cfg.Log, starting: i.starting}
 	i.sys, i.tools, i.daemon, i.ready = disk.Kernel, newOpenISCSI(), d.run, awaitDaemon
 	i.load = func() error { return modules.Load(modules.ISCSI...) }
 	return i, nil
@@ -173,8 +180,8 @@ func (i *Initiator) Status() []Status {
 	return out
 }
 
-// Run keeps the sessions as wanted until ctx ends. It starts iscsid when something is wanted for the first time, and
-// ends it; sessions stay, for the next Initiator to find.
+// Run keeps the sessions as wanted until ctx ends. It starts iscsid when something is wanted for the first time.
+// Sessions stay, for the next Initiator to find.
 func (i *Initiator) Run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer i.wg.Wait()
@@ -295,6 +302,11 @@ func (i *Initiator) turn(ctx context.Context, now time.Time) time.Duration {
 	i.failed = err
 	if err != nil {
 		return look
+	}
+	if i.whole {
+		if err := i.sweep(seen); err != nil {
+			i.cfg.Log.Error("a record of a portal that is not wanted stays, perhaps with a secret", "err", err)
+		}
 	}
 	if len(i.want) == 0 && len(seen) == 0 && len(i.busy) == 0 {
 		i.show(seen, now)
@@ -421,9 +433,15 @@ func (i *Initiator) show(seen []Session, now time.Time) {
 			n = &progress{}
 			i.now[p] = n
 		}
+		// The tries of a login are one state to whoever waits for its end: since when, and once in the log.
+		out := func(s PortalState) bool { return s == Waiting || s == LoggingIn }
+		if out(n.state) && out(a.state) {
+			n.state = a.state
+		}
 		if n.state != a.state {
 			i.cfg.Log.Info("iSCSI portal", "portal", p, "state", a.state, "was", n.state, "session", a.session)
 			n.state, n.since = a.state, now
+			i.cfg.Changed()
 		}
 		switch n.session = a.session; {
 		case a.state == Ready:
@@ -510,12 +528,39 @@ func (i *Initiator) remember(w Want) error {
 func (i *Initiator) forget(p Portal) error {
 	i.records.Lock()
 	defer i.records.Unlock()
-	record := recordPath(i.dir, p)
+	return remove(recordPath(i.dir, p))
+}
+
+func remove(record string) error {
 	if err := os.Remove(record); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	_ = os.Remove(filepath.Dir(record)) // fails while another portal of the target is there
 	return nil
+}
+
+// sweep removes the records of portals that are neither wanted nor have a session: iscsid needs them no more, and they
+// may hold secrets. Also those that an earlier agent left. The caller has the lock.
+func (i *Initiator) sweep(seen []Session) error {
+	keep := map[string]bool{}
+	for _, w := range i.want {
+		keep[recordPath(i.dir, w.Portal)] = true
+	}
+	for _, s := range seen {
+		keep[recordPath(i.dir, s.Portal)] = true
+	}
+	for p := range i.busy {
+		keep[recordPath(i.dir, p)] = true
+	}
+	i.records.Lock()
+	defer i.records.Unlock()
+	there, err := filepath.Glob(filepath.Join(i.file("nodes"), "*", "*"))
+	for _, record := range there {
+		if !keep[record] {
+			err = errors.Join(err, remove(record))
+		}
+	}
+	return err
 }
 
 func (i *Initiator) logOut(ctx context.Context, s Step, want []Portal, seen []Session) error {
@@ -539,9 +584,6 @@ func (i *Initiator) logOut(ctx context.Context, s Step, want []Portal, seen []Se
 		return err
 	}
 	i.cfg.Changed()
-	if !slices.Contains(want, s.Portal) {
-		return i.forget(s.Portal)
-	}
 	return nil
 }
 

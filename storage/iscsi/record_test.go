@@ -116,6 +116,17 @@ func FuzzParseDiscovery(f *testing.F) {
 	})
 }
 
+func TestParsePIDs(t *testing.T) {
+	if got, err := parsePIDs("12\n345\n"); err != nil || !slices.Equal(got, []int{12, 345}) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	for _, bad := range []string{"0", "-1", "x"} { // kill(2) takes them for many
+		if got, err := parsePIDs(bad); err == nil {
+			t.Errorf("%q: got %v", bad, got)
+		}
+	}
+}
+
 func TestExplain(t *testing.T) {
 	for _, c := range []struct {
 		exit         int
@@ -332,6 +343,12 @@ func TestInitiatorAdopts(t *testing.T) {
 	i := startFake(t, f)
 	f.session(1, a)
 	f.session(2, b)
+	gone := portal("10.0.3.9:3260") // an agent that died left its record
+	for _, p := range []Portal{b, gone} {
+		if err := i.remember(Want{p, nil}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	run(t, i)
 	i.Want([]Want{{a, nil}}, false)
 	await(t, i, "adopted", func(s []Status) bool { return len(s) == 1 && in(s, a).State == Ready })
@@ -342,6 +359,11 @@ func TestInitiatorAdopts(t *testing.T) {
 		t.Errorf("logins %v, logouts %v", f.logins, f.logouts)
 	}
 	f.mu.Unlock()
+	for _, p := range []Portal{b, gone} {
+		if _, err := os.Stat(recordPath(i.dir, p)); err != nil {
+			t.Errorf("before all that is wanted is known: %v", err)
+		}
+	}
 	i.Want([]Want{{a, nil}}, true)
 	for begin := time.Now(); ; time.Sleep(2 * time.Millisecond) {
 		f.mu.Lock()
@@ -353,6 +375,11 @@ func TestInitiatorAdopts(t *testing.T) {
 			t.Fatalf("logouts %v, want 2", n)
 		}
 	}
+	await(t, i, "swept", func([]Status) bool {
+		_, errB := os.Stat(recordPath(i.dir, b))
+		_, errGone := os.Stat(recordPath(i.dir, gone))
+		return errors.Is(errB, os.ErrNotExist) && errors.Is(errGone, os.ErrNotExist)
+	})
 }
 
 // Nothing is started on a machine without a SAN; what is missing for one is told.

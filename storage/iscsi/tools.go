@@ -59,8 +59,15 @@ func (o *openISCSI) login(ctx context.Context, p Portal) error {
 		}
 		return err
 	}
-	err := o.dell.PerformLogin(goiscsi.ISCSITarget{Target: p.Target, Portal: portalArgument(p)})
-	return ended(err, "")
+	// It cannot be called off: whoever stops a node does not wait for a portal that does not answer. It ends by its limit.
+	done := make(chan error, 1)
+	go func() { done <- o.dell.PerformLogin(goiscsi.ISCSITarget{Target: p.Target, Portal: portalArgument(p)}) }()
+	select {
+	case err := <-done:
+		return ended(err, "")
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 func (o *openISCSI) logout(ctx context.Context, id int) error {

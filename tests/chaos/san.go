@@ -49,6 +49,7 @@ const bankCompose = `services:
     image: demo/postgres:1
     environment: {POSTGRES_PASSWORD: "` + bankPassword + `"}
     tmpfs: [/tmp]
+    ports: ["5432:5432"]
     stop_grace_period: 10s
     volumes: ["data:/var/lib/postgresql/data"]
     x-skein: {addresses: [` + bankAddress + `]}
@@ -100,7 +101,9 @@ func (c *chaos) san(ctx context.Context) (err error) {
 	s := &sanRun{chaos: c}
 	begin := time.Now()
 	if err := s.up(ctx); err != nil {
-		c.lab.evidence(filepath.Join(c.lab.dir, "evidence-start"))
+		if c.lab.state != nil {
+			c.lab.evidence(filepath.Join(c.lab.dir, "evidence-start"))
+		}
 		return err
 	}
 	fmt.Printf("%5.0fs  the database answers; load %.1f\n", time.Since(begin).Seconds(), load1())
