@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,7 +16,7 @@ import (
 	"github.com/skein-os/skein/qemu"
 	"github.com/skein-os/skein/qemu/bmc"
 	"github.com/skein-os/skein/qemu/daemon"
-	"github.com/skein-os/skein/qemu/target"
+	"github.com/skein-os/skein/qemu/san"
 	"github.com/skein-os/skein/qemu/writers"
 	"github.com/skein-os/skein/tests/bank"
 )
@@ -79,7 +78,6 @@ type sanResult struct {
 type sanRun struct {
 	*chaos
 	bank    *bank.Bank
-	http    *http.Client
 	before  int // second writers before the first fault: a disk's self-test writes as two nodes
 	summary sanSummary
 }
@@ -169,7 +167,7 @@ func (s *sanRun) up(ctx context.Context) error {
 		return err
 	}
 	for _, args := range [][]string{
-		{"lab", "up", "--image", l.image, "--nodes", fmt.Sprint(l.nodes), "--san", fmt.Sprint(sanDisks), "--seed", fmt.Sprint(l.seed)},
+		{"lab", "up", "--image", l.image, "--nodes", fmt.Sprint(l.nodes), fmt.Sprintf("--san=%d", sanDisks), "--seed", fmt.Sprint(l.seed)},
 		{"image", "load", filepath.Join(l.demo, "postgres.tar")},
 	} {
 		if _, err := l.tool(ctx, args...); err != nil {
@@ -179,7 +177,6 @@ func (s *sanRun) up(ctx context.Context) error {
 	if err := l.connect(ctx); err != nil {
 		return err
 	}
-	s.http = &http.Client{Transport: &http.Transport{DialContext: l.dial, DisableKeepAlives: true}, Timeout: 20 * time.Second}
 	out, err := l.tool(ctx, "disk", "ls", "-o", "json")
 	if err != nil {
 		return err
@@ -256,7 +253,7 @@ func (s *sanRun) step(ctx context.Context, r *rand.Rand, res *sanResult) error {
 	res.Time = at.UTC()
 	call := func(c daemon.Call) error { return l.daemon.Call(ctx, c) }
 	portal := func(n int, up bool) error {
-		return call(daemon.Call{Op: daemon.OpLink, Node: qemu.SANName, Interface: fmt.Sprintf("eth%d", n), Up: up, Silent: !up})
+		return call(daemon.Call{Op: daemon.OpLink, Node: san.Machine, Interface: fmt.Sprintf("eth%d", n), Up: up, Silent: !up})
 	}
 	pause := time.Duration(3+r.IntN(9)) * time.Second
 	which := r.IntN(qemu.LANs)
@@ -274,9 +271,9 @@ func (s *sanRun) step(ctx context.Context, r *rand.Rand, res *sanResult) error {
 	case portalsCut:
 		err = errors.Join(portal(0, false), portal(1, false), sleep(ctx, pause), portal(0, true), portal(1, true))
 	case targetRestart:
-		err = s.order(ctx, "restart")
+		err = s.order(ctx, san.OpRestart)
 	case sanPower:
-		err = errors.Join(call(daemon.Call{Op: daemon.OpPowerOff, Node: qemu.SANName}), call(daemon.Call{Op: daemon.OpPowerOn, Node: qemu.SANName}))
+		err = errors.Join(call(daemon.Call{Op: daemon.OpPowerOff, Node: san.Machine}), call(daemon.Call{Op: daemon.OpPowerOn, Node: san.Machine}))
 	}
 	if err != nil {
 		return err
@@ -307,18 +304,9 @@ func (s *sanRun) step(ctx context.Context, r *rand.Rand, res *sanResult) error {
 }
 
 // order gives the SAN machine an order.
-func (s *sanRun) order(ctx context.Context, what string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, fmt.Sprintf("http://%s:%d/%s", qemu.Addr(0, qemu.SANNumber), target.ControlPort, what), nil)
-	if err != nil {
-		return err
-	}
-	resp, err := s.http.Do(req)
-	if err != nil {
-		return err
-	}
-	resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("order %q to the SAN: %s", what, resp.Status)
+func (s *sanRun) order(ctx context.Context, what san.Op) error {
+	if err := s.lab.daemon.Call(ctx, daemon.Call{Op: daemon.OpSAN, Order: &san.Order{Op: what, LUN: -1}}); err != nil {
+		return fmt.Errorf("order %q to the SAN: %w", what, err)
 	}
 	return nil
 }
@@ -355,12 +343,13 @@ func (s *sanRun) mendSAN(ctx context.Context) error {
 		return err
 	}
 	for _, m := range st.Machines {
-		if !m.SAN {
-			_ = s.lab.daemon.Call(ctx, daemon.Call{Op: daemon.OpBMC, Node: m.Name, Mode: bmc.Ok})
-		}
+		_ = s.lab.daemon.Call(ctx, daemon.Call{Op: daemon.OpBMC, Node: m.Name, Mode: bmc.Ok})
+	}
+	if st.SAN != nil && st.SAN.State == qemu.Off {
+		_ = s.lab.daemon.Call(ctx, daemon.Call{Op: daemon.OpPowerOn, Node: san.Machine})
 	}
 	for n := range qemu.LANs {
-		_ = s.lab.daemon.Call(ctx, daemon.Call{Op: daemon.OpLink, Node: qemu.SANName, Interface: fmt.Sprintf("eth%d", n), Up: true})
+		_ = s.lab.daemon.Call(ctx, daemon.Call{Op: daemon.OpLink, Node: san.Machine, Interface: fmt.Sprintf("eth%d", n), Up: true})
 	}
 	if err := s.lab.mend(ctx); err != nil {
 		return err
