@@ -115,14 +115,21 @@ func (w *world) claim(key takeover.Key) string {
 func (w *world) cutOff(in cluster.Instance) {
 	w.disks.Cut(in.ID)
 	w.a.wg.Go(func() {
-		ctx, cancel := context.WithTimeout(w.ctx, volumeTimeout)
-		if err := w.disks.Fail(ctx, in.ID); err != nil { // its writes fail at the disk all the same, once they get there
-			w.a.log.Warn("I/O of a lost volume may wait for paths", "instance", in.ID, "err", err)
-		}
-		cancel()
 		_, err := w.runtime.Stop(w.ctx, in.ID, "SIGKILL", 0)
 		if err != nil && !errors.Is(err, container.ErrNotFound) && !errors.Is(err, container.ErrNotRunning) && w.ctx.Err() == nil {
 			w.a.log.Error(fmt.Sprintf("%s has lost a volume and could not be killed", in.ID), "err", err)
+		}
+	})
+	w.a.wg.Go(func() {
+		// What waits for a path keeps a killed process from ending.
+		for w.ctx.Err() == nil {
+			ctx, cancel := context.WithTimeout(w.ctx, volumeTimeout)
+			err := w.disks.Fail(ctx, in.ID)
+			cancel()
+			if err == nil {
+				return
+			}
+			w.a.log.Warn("I/O of a lost volume may wait for paths", "instance", in.ID, "err", err)
 		}
 	})
 }

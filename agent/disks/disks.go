@@ -143,6 +143,9 @@ func (m *Manager) Do(ctx context.Context, v cluster.Volume, op takeover.StorageO
 			return false, nil, err
 		}
 	}
+	if op == takeover.ReadKeys || op == takeover.MayWrite {
+		m.rejoin(ctx, d, v.Disk)
+	}
 	ok, keys, err = d.volume.Do(ctx, op, key, victim)
 	if err == nil && ok && op == takeover.RegisterKey {
 		d.fresh = map[string]bool{}

@@ -207,6 +207,30 @@ func (m *Manager) admit(ctx context.Context, wwn, dev string) error {
 	return err
 }
 
+// rejoin takes paths in again that failed a reservation's command and that the map has not missed: it will not ask for
+// their admission. The disk is locked.
+func (m *Manager) rejoin(ctx context.Context, d *disk, wwn string) {
+	mp := m.mapNow(wwn)
+	in := d.volume.Registered()
+	if mp == nil || len(in) == len(d.paths) {
+		return
+	}
+	s, err := m.find(wwn)
+	if err != nil {
+		return // the command that follows tells of it
+	}
+	for _, p := range mp.State().Paths {
+		name := "/dev/" + s.name(p.Dev)
+		i := slices.IndexFunc(d.paths, func(n Nexus) bool { return n.Name() == name })
+		if p.State != multipath.Up || i < 0 || slices.Contains(in, name) {
+			continue
+		}
+		if ok, err := d.volume.Join(ctx, d.paths[i], d.key); err != nil || !ok {
+			m.cfg.Log.Warn("a path of a disk is not back", "disk", wwn, "path", name, "err", err)
+		}
+	}
+}
+
 // Follow keeps the maps' paths as the kernel has them until ctx ends. changed tells that there may be news.
 func (m *Manager) Follow(ctx context.Context, changed <-chan struct{}) {
 	tick := time.NewTicker(pathsEvery)

@@ -13,8 +13,9 @@ const (
 	// auditEvery is between two looks at the keys of a volume that is written.
 	auditEvery = time.Second
 	// diskPatience is for how long a disk may give no answer before its instance is given up here: another
-	// node may have a path to it. The planner's back-off keeps that from becoming a race round the cluster.
-	diskPatience = 5 * time.Second
+	// node may have a path to it. The planner's back-off keeps that from becoming a race round the cluster. A target that
+	// is started anew answers again after some 4 s, of which the initiator's log-in takes most: I/O waits for that.
+	diskPatience = 10 * time.Second
 )
 
 // volume is one reserved volume of an assignment.

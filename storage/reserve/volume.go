@@ -352,23 +352,26 @@ func (v *Volume) giveUp(ctx context.Context, own Key) (bool, error) {
 	return len(errs) == 0, errors.Join(errs...)
 }
 
-// Join takes in a path that came back, for the owner of key: it is registered if the owner is still owner as
-// seen by the other paths and by this one after. ok false says that it is owner no more, or that it could not
-// be told; then this path is not used. Before the path is written through, the ledger must take a verify write, as
-// after ReadKeys.
+// Join takes in a path that came back, for the owner of key: it is registered if the owner is still owner as seen by the
+// other paths, or by this one if there is no other, and by this one after. ok false says that it is owner no more, or that
+// it could not be told; then this path is not used.
 func (v *Volume) Join(ctx context.Context, n Nexus, key takeover.Key) (ok bool, err error) {
 	own, err := v.codec.Encode(key)
 	if err != nil {
 		return false, err
 	}
-	if ok, err := v.audit(ctx, own, key); err != nil || !ok {
-		return false, err
-	}
-	p := &path{Nexus: n}
+	p := &path{Nexus: n, out: fmt.Errorf("%s: it is just coming back", n.Name())}
 	if i := slices.IndexFunc(v.paths, func(p *path) bool { return p.Name() == n.Name() }); i >= 0 {
 		v.paths[i] = p
 	} else {
 		v.paths = append(v.paths, p)
+	}
+	if len(v.Registered()) == 0 { // all were away: this one is asked
+		p.out = nil
+	}
+	if ok, err := v.audit(ctx, own, key); err != nil || !ok {
+		p.out = errors.Join(fmt.Errorf("%s: not the owner any more, or it cannot be told", n.Name()), err)
+		return false, err
 	}
 	if _, p.out = calm(ctx, n, Command{Op: RegisterIgnore, New: own, APTPL: true}); p.out != nil {
 		return false, p.out

@@ -250,6 +250,19 @@ func TestJoin(t *testing.T) {
 	if ok, err := v.Join(t.Context(), d.paths[1], key(1, 10)); !ok || err != nil || write(d.paths[1]) != nil {
 		t.Errorf("a path comes back to the owner: got %v, %v", ok, err)
 	}
+	// All paths were away: the first that is back tells whether the disk is still the owner's.
+	for _, p := range d.paths[:2] {
+		p.lose[ReadKeys] = ErrTransport
+	}
+	if _, _, err := v.Do(t.Context(), takeover.ReadKeys, key(1, 10), takeover.Key{}); err == nil || len(v.Registered()) > 0 {
+		t.Fatalf("all paths away: got %v, in are %v", err, v.Registered())
+	}
+	if ok, err := v.Join(t.Context(), d.paths[1], key(1, 10)); !ok || err != nil || len(v.Registered()) != 1 {
+		t.Errorf("the first path that is back: got %v, %v, in are %v", ok, err, v.Registered())
+	}
+	if ok, err := v.Join(t.Context(), d.paths[0], key(1, 10)); !ok || err != nil || len(v.Registered()) != 2 {
+		t.Errorf("the second: got %v, %v, in are %v", ok, err, v.Registered())
+	}
 	// Preempted between the look and the registering.
 	b := volume(t, d.paths[2])
 	v = volume(t, d.paths[0])

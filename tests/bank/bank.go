@@ -21,11 +21,12 @@ const (
 	accounts = 50
 	start    = 1000 // of each account
 
-	// dialTimeout and workTimeout are how long one attempt may take: a connection whose server has died answers
+	// dialTimeout, loginTimeout and workTimeout are how long one attempt may take: a connection whose server has died answers
 	// nothing, for ever.
-	dialTimeout = 700 * time.Millisecond
-	workTimeout = time.Second
-	retry       = 50 * time.Millisecond
+	dialTimeout  = 700 * time.Millisecond
+	loginTimeout = 4 * time.Second
+	workTimeout  = time.Second
+	retry        = 50 * time.Millisecond
 )
 
 // Config of a Bank.
@@ -70,7 +71,11 @@ func (b *Bank) connect(ctx context.Context, timeout time.Duration) (*pgx.Conn, e
 		return nil, err
 	}
 	cfg.Password = b.cfg.Password
-	cfg.DialFunc = b.cfg.Dial
+	cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+		defer cancel()
+		return b.cfg.Dial(ctx, network, addr)
+	}
 	cfg.LookupFunc = func(_ context.Context, host string) ([]string, error) { return []string{host}, nil }
 	return pgx.ConnectConfig(ctx, cfg)
 }
@@ -112,7 +117,7 @@ func (b *Bank) work(ctx context.Context, worker int) {
 	for n := int64(1); ctx.Err() == nil; n++ {
 		if conn == nil {
 			var err error
-			if conn, err = b.connect(ctx, dialTimeout); err != nil {
+			if conn, err = b.connect(ctx, loginTimeout); err != nil {
 				conn = nil
 				select {
 				case <-ctx.Done():

@@ -112,7 +112,7 @@ func create(data string, env func(string) string) error {
 	if err := appendTo(filepath.Join(made, "pg_hba.conf"), "host all all all scram-sha-256\n"); err != nil {
 		return err
 	}
-	settings := fmt.Sprintf("listen_addresses = '*'\nunix_socket_directories = '%s'\njit = off\n", sockets)
+	settings := fmt.Sprintf("listen_addresses = '*'\nunix_socket_directories = '%s'\njit = off\nrecovery_init_sync_method = syncfs\n", sockets)
 	if err := appendTo(filepath.Join(made, "postgresql.conf"), settings); err != nil {
 		return err
 	}
