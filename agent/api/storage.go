@@ -26,6 +26,7 @@ type Disks interface {
 	Seen() ([]disks.Seen, error)
 	Test(ctx context.Context, wwn string, o reserve.TestOptions, others ...reserve.Nexus) (reserve.Verdict, error)
 	TestCommand(ctx context.Context, wwn, path string, c reserve.Command) (reserve.Outcome, error)
+	Registrations(ctx context.Context, wwn string, near uint64) ([]disks.Registration, error)
 	Identify(wwn string) (filesystem.Content, error)
 	Make(ctx context.Context, r cluster.VolumeRecord, key takeover.Key, overwrite filesystem.Kind) error
 	Grow(ctx context.Context, r cluster.VolumeRecord) (int64, error)
@@ -91,6 +92,7 @@ func (s *Server) storageRoutes(reader, operator []string) {
 		return nil
 	})
 	s.handle("GET /v1/nodes/{name}/disks", reader, s.onNode(s.seenDisks))
+	s.handle("GET /v1/nodes/{name}/disks/{disk}/registrations", reader, s.onNode(s.registrations))
 	s.handle("POST /v1/nodes/{name}/disks/{disk}/test", reader, s.onNode(s.testDisk))
 	s.handle("POST /v1/nodes/{name}/disks/{disk}/paths/{path}/test-command", []string{RoleNode}, s.onNode(s.testCommand))
 	s.handle("GET /v1/volumes", reader, s.volumes)
@@ -245,6 +247,37 @@ func (s *Server) seenDisks(w http.ResponseWriter, _ *http.Request) error {
 		return err
 	}
 	writeJSON(w, http.StatusOK, list(seen))
+	return nil
+}
+
+// DiskRegistration is a key on a disk and whose it is.
+type DiskRegistration struct {
+	disks.Registration
+	Owner string `json:"owner,omitempty"` // the node; empty: a stranger
+}
+
+// registrationsTime bounds the reading of registrations: a disk may not answer.
+const registrationsTime = 5 * time.Second
+
+func (s *Server) registrations(w http.ResponseWriter, r *http.Request) error {
+	ctx, cancel := context.WithTimeout(r.Context(), registrationsTime)
+	defer cancel()
+	st := s.backend.State()
+	keys, err := s.backend.Disks().Registrations(ctx, r.PathValue("disk"), uint64(st.Revision))
+	if err != nil {
+		return err
+	}
+	out := []DiskRegistration{}
+	for _, k := range keys {
+		d := DiskRegistration{Registration: k}
+		for i := range st.Nodes {
+			if n := &st.Nodes[i]; k.Node != 0 && n.Number == k.Node {
+				d.Owner = n.Name
+			}
+		}
+		out = append(out, d)
+	}
+	writeJSON(w, http.StatusOK, out)
 	return nil
 }
 
@@ -480,6 +513,11 @@ func (c *Client) Disks(ctx context.Context) (out []cluster.Disk, err error) {
 // SeenDisks lists what a node sees.
 func (c *Client) SeenDisks(ctx context.Context, node string) (out []disks.Seen, err error) {
 	return out, c.get(ctx, http.MethodGet, "/v1/nodes/"+url.PathEscape(node)+"/disks", nil, nil, &out)
+}
+
+// DiskRegistrations has a node read who is registered on a disk.
+func (c *Client) DiskRegistrations(ctx context.Context, node, wwn string) (out []DiskRegistration, err error) {
+	return out, c.get(ctx, http.MethodGet, "/v1/nodes/"+url.PathEscape(node)+"/disks/"+url.PathEscape(wwn)+"/registrations", nil, nil, &out)
 }
 
 // TestDisk has a node test a disk.

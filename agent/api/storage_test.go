@@ -42,6 +42,9 @@ func (d *oneDisk) TestCommand(_ context.Context, wwn, path string, c reserve.Com
 	}
 	return reserve.NewOutcome(reserve.Answer{Keys: []reserve.Key{c.New}}, nil)
 }
+func (d *oneDisk) Registrations(context.Context, string, uint64) ([]disks.Registration, error) {
+	return []disks.Registration{{Key: 5, Node: 1, Epoch: 9, Holder: true, Paths: 2}, {Key: 6, Paths: 1}}, d.err
+}
 func (d *oneDisk) Identify(string) (filesystem.Content, error) {
 	return filesystem.Content{Kind: d.content}, nil
 }
@@ -99,6 +102,14 @@ func TestCreateVolume(t *testing.T) {
 		if c.name == "mkfs fails" && len(m.committed[1].Deletes) != 1 {
 			t.Errorf("%s: the record stays: %+v", c.name, m.committed[1])
 		}
+	}
+}
+
+func TestRegistrations(t *testing.T) {
+	m, _, c := storageBench(t, RoleOperator)
+	got, err := c.DiskRegistrations(t.Context(), "n1", "naa.1")
+	if err != nil || len(got) != 2 || got[0].Owner != m.state.Nodes[0].Name || !got[0].Holder || got[1].Owner != "" {
+		t.Errorf("got %+v, %v, want the first to be n1's and the other a stranger's", got, err)
 	}
 }
 

@@ -384,6 +384,17 @@ func TestFollow(t *testing.T) {
 	}
 }
 
+func TestRegistrations(t *testing.T) {
+	b := newBench(t)
+	b.take(t, takeover.Key{Node: 3, Epoch: 10})
+	b.t.keys["stranger"] = 7
+	got, err := b.Registrations(t.Context(), wwn, 12)
+	slices.SortFunc(got, func(a, b Registration) int { return b.Paths - a.Paths })
+	if err != nil || len(got) != 2 || got[0].Node != 3 || got[0].Epoch != 10 || !got[0].Holder || got[0].Paths != 2 || got[1].Node != 0 || got[1].Holder {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
 func TestTestCommand(t *testing.T) {
 	b := newBench(t)
 	b.take(t, takeover.Key{Node: 1, Epoch: 10})

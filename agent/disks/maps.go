@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/skein-os/skein/storage/multipath"
+	"github.com/skein-os/skein/storage/reserve"
 )
 
 // Map is what is mounted of a disk on a SAN. multipath.Map is one.
@@ -281,3 +282,55 @@ func (m *Manager) followOnce() error {
 }
 
 var _ Map = (*multipath.Map)(nil)
+
+// Registration is a key on a disk.
+type Registration struct {
+	Key reserve.Key `json:"key"`
+	// Node is the number of this cluster's node whose key it is; 0: a stranger's, or a self-test's.
+	Node   uint8  `json:"node_number,omitempty"`
+	Epoch  uint64 `json:"epoch,omitempty"` // of its claim
+	Holder bool   `json:"holder,omitempty"`
+	Paths  int    `json:"paths"` // how many nexuses have it
+}
+
+// Registrations reads who is registered on a disk. near is an epoch of about now: keys carry only the end of one.
+func (m *Manager) Registrations(ctx context.Context, wwn string, near uint64) (out []Registration, err error) {
+	s, err := m.find(wwn)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range s.usable() {
+		if out, err = m.registrations(ctx, "/dev/"+p.Name, near); err == nil {
+			return out, nil
+		}
+	}
+	return nil, fmt.Errorf("registrations of disk %s: %w", wwn, err)
+}
+
+func (m *Manager) registrations(ctx context.Context, device string, near uint64) (out []Registration, err error) {
+	n, err := m.cfg.Open(device)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, n.Close()) }()
+	keys, err := n.Exec(ctx, reserve.Command{Op: reserve.ReadKeys})
+	if err != nil {
+		return nil, err
+	}
+	held, err := n.Exec(ctx, reserve.Command{Op: reserve.ReadReservation})
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range keys.Keys {
+		if i := slices.IndexFunc(out, func(r Registration) bool { return r.Key == k }); i >= 0 {
+			out[i].Paths++
+			continue
+		}
+		r := Registration{Key: k, Holder: held.Reservation != nil && held.Reservation.Key == k, Paths: 1}
+		if t, ok := m.cfg.Codec.Decode(k, near); ok {
+			r.Node, r.Epoch = t.Node, t.Epoch
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}

@@ -2,9 +2,11 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/skein-os/skein/agent/api"
 	"github.com/skein-os/skein/agent/cluster"
+	"github.com/skein-os/skein/agent/disks"
 )
 
 func addNodeFlag(cmd *cobra.Command, node *string) {
@@ -135,11 +138,13 @@ or from the standard input for -, and kept among the cluster's secrets: no comma
 // diskView is a disk as the ledger has it and as nodes see it.
 type diskView struct {
 	cluster.Disk
-	Enrolled bool                `json:"enrolled"`
-	Nodes    map[string][]string `json:"nodes"` // paths, by node
-	Volume   string              `json:"volume,omitempty"`
-	Owner    string              `json:"owner,omitempty"` // node that runs the volume's service
-	Unasked  []string            `json:"unasked,omitempty"`
+	Enrolled bool                  `json:"enrolled"`
+	Nodes    map[string]disks.Seen `json:"nodes"` // as each sees it
+	// Registered is who may write, as the disk says; only of 'disk show'.
+	Registered []api.DiskRegistration `json:"registered,omitempty"`
+	Volume     string                 `json:"volume,omitempty"`
+	Owner      string                 `json:"owner,omitempty"` // node that runs the volume's service
+	Unasked    []string               `json:"unasked,omitempty"`
 }
 
 // allDisks asks the ledger and every node. A node that does not answer is named, and no reason to fail.
@@ -158,7 +163,7 @@ func allDisks(ctx context.Context, c *api.Client) ([]diskView, error) {
 	}
 	byWWN := map[string]*diskView{}
 	for _, d := range enrolled {
-		byWWN[d.WWN] = &diskView{Disk: d, Enrolled: true, Nodes: map[string][]string{}}
+		byWWN[d.WWN] = &diskView{Disk: d, Enrolled: true, Nodes: map[string]disks.Seen{}}
 	}
 	var unasked []string
 	for _, n := range st.Nodes {
@@ -170,12 +175,10 @@ func allDisks(ctx context.Context, c *api.Client) ([]diskView, error) {
 		for _, s := range seen {
 			d := byWWN[s.WWN]
 			if d == nil {
-				d = &diskView{Disk: cluster.Disk{WWN: s.WWN, Size: s.Size, BlockSize: s.BlockSize, Model: s.Model}, Nodes: map[string][]string{}}
+				d = &diskView{Disk: cluster.Disk{WWN: s.WWN, Size: s.Size, BlockSize: s.BlockSize, Model: s.Model}, Nodes: map[string]disks.Seen{}}
 				byWWN[s.WWN] = d
 			}
-			for _, p := range s.Paths {
-				d.Nodes[n.Name] = append(d.Nodes[n.Name], strings.TrimSuffix(p.Name+" "+p.State, " "))
-			}
+			d.Nodes[n.Name] = s
 		}
 	}
 	out := []diskView{}
@@ -204,8 +207,8 @@ func fencing(d *diskView) string {
 
 func nodesOf(d *diskView) string {
 	var out []string
-	for n, paths := range d.Nodes {
-		out = append(out, fmt.Sprintf("%s (%d)", n, len(paths)))
+	for n, s := range d.Nodes {
+		out = append(out, fmt.Sprintf("%s (%d)", n, len(s.Paths)))
 	}
 	slices.Sort(out)
 	return joined(out)
@@ -257,6 +260,11 @@ func diskShowCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if node, err := seer(&d, d.Owner); err == nil && len(d.Nodes[node].Paths) > 0 {
+				if d.Registered, err = c.DiskRegistrations(cmd.Context(), node, d.WWN); err != nil {
+					d.Unasked = append(d.Unasked, err.Error())
+				}
+			}
 			return show(cmd, d, func(t *table) {
 				t.row("disk", d.WWN)
 				t.row("alias", orDash(d.Alias))
@@ -269,14 +277,13 @@ func diskShowCommand() *cobra.Command {
 				t.row("volume", orDash(d.Volume))
 				t.row("owner", orDash(d.Owner))
 				t.blank()
-				t.row("NODE", "PATHS")
-				var nodes []string
-				for n := range d.Nodes {
-					nodes = append(nodes, n)
-				}
-				slices.Sort(nodes)
-				for _, n := range nodes {
-					t.row(n, joined(d.Nodes[n]))
+				drawPaths(t, &d)
+				if len(d.Registered) > 0 {
+					t.blank()
+					t.row("REGISTERED", "KEY", "NEXUSES", "RESERVATION")
+					for _, r := range d.Registered {
+						t.row(cmp.Or(r.Owner, "a stranger"), r.Key, r.Registration.Paths, map[bool]string{true: "holds it", false: "-"}[r.Holder])
+					}
 				}
 				for _, u := range d.Unasked {
 					t.row("not asked", u)
@@ -287,14 +294,34 @@ func diskShowCommand() *cobra.Command {
 	return cmd
 }
 
+// drawPaths shows each node's paths. A path is in use only while its node has a claim on the disk.
+func drawPaths(t *table, d *diskView) {
+	t.row("NODE", "PATH", "PORTAL", "KERNEL", "IN THE MAP")
+	for _, n := range slices.Sorted(maps.Keys(d.Nodes)) {
+		s := d.Nodes[n]
+		if s.Map != nil && s.Map.Queueing {
+			t.row(n, "", "", "", "no path works: I/O waits since "+s.Map.NoPathSince.Format(time.TimeOnly))
+		}
+		for _, p := range s.Paths {
+			use := orDash(p.Use)
+			if s.Map == nil || s.Map.Closed {
+				use = "-"
+			} else if p.Because != "" {
+				use += ": " + p.Because
+			}
+			t.row(n, p.Name, orDash(p.Portal), p.State, use)
+		}
+	}
+}
+
 // seer is the node to ask about a disk: the one with most paths to it, unless the operator named one.
 func seer(d *diskView, node string) (string, error) {
 	if node != "" {
 		return node, nil
 	}
 	best := ""
-	for n, paths := range d.Nodes {
-		if best == "" || len(paths) > len(d.Nodes[best]) || len(paths) == len(d.Nodes[best]) && n < best {
+	for n, s := range d.Nodes {
+		if have := len(d.Nodes[best].Paths); best == "" || len(s.Paths) > have || len(s.Paths) == have && n < best {
 			best = n
 		}
 	}
