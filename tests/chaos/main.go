@@ -7,6 +7,7 @@
 //	chaos -loss 30 -jitter 50ms -for 10m -out DIR   no faults, but bad networks: counts false takeovers
 //	chaos -san -n 80 -out DIR                  a database on a volume of the lab's SAN, whose node, paths and target fail
 //	chaos -report docs/outage.md DIR/results.jsonl ...   the page and its picture, of one run or several
+//	chaos -san -report docs/outage-san.md DIR ...   the page of runs with -san
 //
 // It ends with status 1 if there was a double owner, a false takeover or a step that did not end well.
 package main
@@ -53,6 +54,9 @@ func main() {
 }
 
 func run(c *chaos, report string, files []string) (err error) {
+	if report != "" && c.onSAN {
+		return writeSANReport(report, files)
+	}
 	if report != "" {
 		return writeReport(report, files)
 	}
