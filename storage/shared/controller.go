@@ -32,6 +32,7 @@ type Controller struct {
 
 	mounted bool // mount(2) has succeeded, and no unmount has been seen
 	said    *Report
+	saved   Saved
 }
 
 // NewController makes a Controller; Run runs it.
@@ -107,6 +108,9 @@ func (k *Controller) tell(f func()) {
 // Run does what is to be done until ctx ends, and waits for the action under way.
 func (k *Controller) Run(ctx context.Context) {
 	defer close(k.ended)
+	if k.c.Saved != nil {
+		k.look() // what the kernel said while no agent listened
+	}
 	acting := false
 	for {
 		if a, ok := k.core.Next(); ok && !acting {
@@ -118,10 +122,13 @@ func (k *Controller) Run(ctx context.Context) {
 				go func() { k.done <- k.act(ctx, a) }()
 			}
 		}
-		if r := k.core.Report(); k.said == nil || !reflect.DeepEqual(r, *k.said) {
-			if err := k.c.Save(k.core.Save()); err != nil {
+		if s := k.core.Save(); !reflect.DeepEqual(s, k.saved) {
+			if err := k.c.Save(s); err != nil {
 				k.c.Log.Error("keep the state of a shared file system", "name", k.c.Name, "err", err)
 			}
+			k.saved = s
+		}
+		if r := k.core.Report(); k.said == nil || *k.said != r {
 			k.said = &r
 			k.c.Publish(r)
 		}

@@ -74,6 +74,8 @@ type Saved struct {
 	Stopped uint64   `json:"stopped,omitempty"`
 	Started uint64   `json:"started,omitempty"`
 	Broken  string   `json:"broken,omitempty"`
+	// Starting: a start that takes out and puts in members is under way.
+	Starting bool `json:"starting,omitempty"`
 }
 
 // Save is what is to be kept, in this run of the kernel, before an action is done and after each event.
@@ -81,15 +83,23 @@ func (c *Core) Save() Saved {
 	return Saved{
 		State: c.state, Seen: c.seen, Running: slices.Clone(c.running), Failed: slices.Clone(c.failed), Gone: slices.Clone(c.gone),
 		Stopped: c.stopped, Started: c.started, Broken: c.broken,
+		Starting: c.busy != nil && c.busy.Kind == Start && len(c.busy.Failed)+len(c.busy.Gone) > 0,
 	}
 }
 
 // Resume begins where an agent ended. The kernel stops a lock manager when the process that watched over it ends, and
 // may have done half an action, so the node asks for another generation and goes through both phases of that.
+//
+// One moment cannot be mended: a member that went and is back is taken out and put in again by a start, and if that
+// happened twice, the lock manager would forget locks that the other one holds. An agent that ended in there, some
+// milliseconds, leaves the node Broken.
 func Resume(self Member, s Saved) *Core {
 	c := &Core{
 		self: self, state: s.State, seen: s.Seen, running: s.Running, failed: s.Failed, gone: s.Gone,
 		stopped: s.Stopped, started: s.Started, broken: s.Broken,
+	}
+	if s.Starting {
+		c.Fail("the agent ended while it started the lock manager anew")
 	}
 	c.resumed = c.state != Out && c.state != Broken
 	return c
@@ -201,6 +211,13 @@ func (c *Core) Next() (Action, bool) {
 		a.Kind = Start
 	default:
 		return Action{}, false
+	}
+	if a.Kind == Start {
+		for _, m := range c.cur.Members { // even if nobody learns how the start ended
+			if !slices.ContainsFunc(c.running, m.same) {
+				c.running = append(c.running, m)
+			}
+		}
 	}
 	a.Failed, a.Gone = slices.Clone(c.failed), slices.Clone(c.gone)
 	c.busy = &a
