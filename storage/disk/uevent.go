@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -35,14 +36,33 @@ func parseEvent(b []byte) (Event, bool) {
 // Watch calls hint for each event of a disk until ctx ends, and with an event without an action when some were lost.
 // It calls from one goroutine, its caller's.
 func Watch(ctx context.Context, hint func(Event)) error {
+	l, err := Listen()
+	if err != nil {
+		return err
+	}
+	return l.Run(ctx, hint, "block", "scsi", "nvme", "iscsi_session", "iscsi_connection", "fc_remote_ports")
+}
+
+// Listener hears what the kernel says of its devices.
+type Listener struct{ fd int }
+
+// Listen begins to hear: nothing that happens from now on is missed, unless Run says so. Run ends it.
+func Listen() (*Listener, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
 	if err != nil {
-		return fmt.Errorf("watch the kernel's devices: %w", err)
+		return nil, fmt.Errorf("watch the kernel's devices: %w", err)
 	}
-	defer unix.Close(fd)
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1}); err != nil {
-		return fmt.Errorf("watch the kernel's devices: %w", err)
+		unix.Close(fd)
+		return nil, fmt.Errorf("watch the kernel's devices: %w", err)
 	}
+	return &Listener{fd}, nil
+}
+
+// Run is Watch for these subsystems. The Listener is used up.
+func (l *Listener) Run(ctx context.Context, hint func(Event), subsystems ...string) error {
+	fd := l.fd
+	defer unix.Close(fd)
 	var wake [2]int
 	if err := unix.Pipe2(wake[:], unix.O_CLOEXEC); err != nil {
 		return err
@@ -83,8 +103,7 @@ func Watch(ctx context.Context, hint func(Event)) error {
 		if !ok {
 			continue
 		}
-		switch e.Subsystem {
-		case "block", "scsi", "nvme", "iscsi_session", "iscsi_connection", "fc_remote_ports":
+		if slices.Contains(subsystems, e.Subsystem) {
 			hint(e)
 		}
 	}

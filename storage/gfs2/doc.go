@@ -32,5 +32,5 @@
 // flock(2) is held across nodes, by the DLM itself. fcntl(2) locks of byte ranges are not: the kernel hands them to a
 // program by /dev/dlm_plock, and would wait for an answer for ever. Driver answers at once that there are none
 // (ENOLCK), so a program that needs them fails at its start and in clear words, instead of taking a lock that another
-// node does not see. The lock that it never got is also what F_GETLK does not find.
+// node does not see. F_GETLK is answered so, too.
 package gfs2

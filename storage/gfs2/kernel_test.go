@@ -11,8 +11,8 @@ import (
 	"github.com/skein-os/skein/storage/shared"
 )
 
-// disk is the shared disk of the model: who left which journal dirty. A node has one journal.
-type disk struct {
+// sharedDisk is the shared disk of the model: who left which journal dirty. A node has one journal.
+type sharedDisk struct {
 	dirty map[uint32]uint64 // ID to incarnation
 	all   []*kernel         // that use it, dead ones too
 
@@ -34,7 +34,7 @@ type node struct {
 // fs/gfs2/lock_dlm.c.
 type kernel struct {
 	self   shared.Member
-	disk   *disk
+	disk   *sharedDisk
 	alive  bool
 	fenced bool // writes are refused
 
@@ -60,7 +60,7 @@ type kernel struct {
 	keepComms bool // a fault to be found: entries of comms are never removed
 }
 
-func newKernel(self shared.Member, d *disk) *kernel {
+func newKernel(self shared.Member, d *sharedDisk) *kernel {
 	k := &kernel{self: self, disk: d, alive: true, comms: map[uint32]int{}, nodes: map[uint32]*node{}}
 	d.all = append(d.all, k)
 	return k
@@ -269,7 +269,7 @@ func (k *kernel) progress() bool {
 }
 
 // check looks whether the kernels use the disk as they may.
-func (d *disk) check() error {
+func (d *sharedDisk) check() error {
 	for _, k := range d.all {
 		if !k.alive || k.fenced || !k.unblocked {
 			continue

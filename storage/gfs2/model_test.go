@@ -31,7 +31,7 @@ type machine struct {
 
 // site is all machines, the ledger, and what fences.
 type site struct {
-	disk     *disk
+	disk     *sharedDisk
 	machines []*machine // the last run of each node
 	history  []func(*machine)
 	cur      shared.Membership
@@ -46,7 +46,7 @@ type site struct {
 }
 
 func newSite(n int) *site {
-	s := &site{disk: &disk{dirty: map[uint32]uint64{}}, reports: map[uint32]shared.Report{}, dead: map[shared.Member]bool{}, boots: 1}
+	s := &site{disk: &sharedDisk{dirty: map[uint32]uint64{}}, reports: map[uint32]shared.Report{}, dead: map[shared.Member]bool{}, boots: 1}
 	for i := range n {
 		s.machines = append(s.machines, nil)
 		s.boot(i)

@@ -25,7 +25,7 @@ type Event struct {
 	Journal int // with EventReplayed and EventNotPlayed, counted from 0
 }
 
-// Status is what the kernel shows of a file system on this node.
+// Status is what the kernel shows of a file system on this node. To ask for it takes no lock of the file system.
 type Status struct {
 	Lock    bool   // its lock manager is there
 	Mounted bool   // at Dir
@@ -34,8 +34,6 @@ type Status struct {
 	// Blocked: locks wait until journals have been replayed.
 	Blocked   bool
 	Withdrawn bool
-	Size      int64 // bytes
-	Free      int64 // bytes
 }
 
 // Finding is the outcome of a check.
