@@ -210,7 +210,12 @@ func (d *Driver) Release(_ context.Context, name string) error {
 // seen looks at what the kernel has, for a lockspace or, without a name, for the node.
 func (d *Driver) seen(name string) (s seen, err error) {
 	s.known = d.known
-	if s.comms, err = numbers(commsDir); err != nil || name == "" {
+	if s.comms, err = numbers(commsDir); err != nil {
+		return s, err
+	}
+	if name == "" {
+		all, err := os.ReadDir(filepath.Join(root, lockDir))
+		s.lock = len(all) > 0
 		return s, err
 	}
 	if s.lock, err = exists(filepath.Join(lockDir, name)); err != nil {

@@ -68,10 +68,12 @@ func prepareSteps(cluster string, self shared.Member, s seen) []step {
 		{do: mkdir, path: configDir},
 		{write, configDir + "/cluster_name", cluster},
 		{write, configDir + "/recover_callbacks", "1"},
-		{write, configDir + "/protocol", "0"}, // TCP
 	}
 	if slices.Contains(s.comms, self.ID) {
-		return steps // it cannot be changed while lockspaces are there
+		if s.lock {
+			return steps // it was complete before a lockspace could be made, and is in use
+		}
+		steps = append(steps, step{do: rmdir, path: commPath(self.ID)})
 	}
 	return append(steps, commSteps(self, true)...)
 }

@@ -1,14 +1,377 @@
 package guest
 
 import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"time"
+
+	"github.com/skein-os/skein/storage/shared"
 )
 
 // TestGFS2Alone runs the test of storage/gfs2 on one machine: the kernel's lock manager is driven by Skein.
 func TestGFS2Alone(t *testing.T) {
-	console := boot(t, []string{"loop"}, "github.com/skein-os/skein/storage/gfs2", "-test.v", "-test.run=GuestAlone")
+	console := boot(t, []string{"loop"}, "github.com/skein-os/skein/storage/gfs2", "-test.v", "-test.run=GuestAlone", "-test.timeout=60s")
 	if !strings.Contains(console, "--- PASS: TestGuestAlone") {
 		t.Error("TestGuestAlone did not pass in the guest")
 	}
+}
+
+// machineOrder and machineWord are what is said on a machine's second serial port: see storage/gfs2/guest_test.go.
+type machineOrder struct {
+	Membership *shared.Membership `json:"membership,omitempty"`
+	Report     *shared.Report     `json:"report,omitempty"`
+	Do         string             `json:"do,omitempty"`
+	ID         int                `json:"id,omitempty"`
+}
+
+type machineWord struct {
+	Report  *shared.Report `json:"report,omitempty"`
+	Event   *shared.Event  `json:"event,omitempty"`
+	Written int            `json:"written,omitempty"`
+	Done    int            `json:"done,omitempty"`
+	Result  string         `json:"result,omitempty"`
+	Err     string         `json:"err,omitempty"`
+}
+
+// sharedSite is the machines, and what the cluster would be to them: the ledger, the coordinator, and the proof that
+// a machine is off, because its emulator has ended.
+type sharedSite struct {
+	t         *testing.T
+	g         guest
+	dir, disk string
+	port      int
+
+	mu       sync.Mutex
+	changed  *sync.Cond
+	cur      shared.Membership
+	reports  map[uint32]shared.Report
+	dead     map[uint64]bool // incarnations, which differ between nodes too
+	machines map[uint32]*sharedMachine
+	ids      int
+	lines    []string // of all consoles
+}
+
+type sharedMachine struct {
+	s           *sharedSite
+	id          uint32
+	incarnation uint64
+	cmd         *exec.Cmd
+	gone        chan struct{}
+	conn        net.Conn
+	hello       bool
+	written     int
+	done        map[int]machineWord
+	failed      string
+}
+
+// until waits for a condition of what is guarded by mu.
+func (s *sharedSite) until(what string, is func() bool) {
+	s.t.Helper()
+	end := time.Now().Add(3 * time.Minute)
+	wake := time.AfterFunc(3*time.Minute, s.changed.Broadcast)
+	defer wake.Stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for !is() {
+		for _, m := range s.machines {
+			if m.failed != "" {
+				s.t.Fatalf("%s: node %d said: %s", what, m.id, m.failed)
+			}
+		}
+		if time.Now().After(end) {
+			s.t.Fatalf("%s: not after 3 minutes; %s; reports %v", what, s.cur, s.reports)
+		}
+		s.changed.Wait()
+	}
+}
+
+// boot starts a machine. Its disk is the same as the others'.
+func (s *sharedSite) boot(id uint32, incarnation uint64) *sharedMachine {
+	s.t.Helper()
+	m := &sharedMachine{s: s, id: id, incarnation: incarnation, gone: make(chan struct{}), done: map[int]machineWord{}}
+	socket := filepath.Join(s.dir, fmt.Sprintf("n%d-%d", id, incarnation))
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, cancel := context.WithTimeout(s.t.Context(), maxBoot)
+	m.cmd = s.g.command(ctx, fmt.Sprintf(" test.member=%d/%d", id, incarnation),
+		"-serial", "unix:"+socket,
+		"-drive", "if=none,id=d,format=raw,cache=writethrough,file.locking=off,file="+s.disk, "-device", "virtio-blk-pci,drive=d,share-rw=on",
+		"-netdev", fmt.Sprintf("socket,id=n,mcast=230.0.0.9:%d,localaddr=127.0.0.1", s.port),
+		"-device", fmt.Sprintf("virtio-net-pci,netdev=n,mac=52:54:00:09:00:%02x", id))
+	out, err := m.cmd.StdoutPipe()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	m.cmd.Stderr = s.t.Output()
+	if err := m.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	go func() {
+		defer cancel()
+		lines := bufio.NewScanner(out)
+		lines.Buffer(nil, 1<<20)
+		for lines.Scan() {
+			line := fmt.Sprintf("n%d: %s", id, strings.TrimRight(lines.Text(), "\r"))
+			s.t.Log(line)
+			s.mu.Lock()
+			s.lines = append(s.lines, line)
+			s.changed.Broadcast()
+			s.mu.Unlock()
+		}
+		_ = m.cmd.Wait()
+		close(m.gone)
+	}()
+	s.t.Cleanup(func() { cancel(); <-m.gone })
+	if m.conn, err = l.Accept(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.mu.Lock()
+	s.machines[id] = m
+	s.mu.Unlock()
+	go m.hear()
+	s.until(fmt.Sprintf("node %d boots", id), func() bool { return m.hello })
+	return m
+}
+
+func (m *sharedMachine) hear() {
+	lines := bufio.NewScanner(m.conn)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var w machineWord
+		err := json.Unmarshal(lines.Bytes(), &w)
+		m.s.mu.Lock()
+		switch {
+		case err != nil:
+			m.failed = fmt.Sprintf("%q: %v", lines.Text(), err)
+		case w.Report != nil:
+			m.s.reports[m.id] = *w.Report
+			for _, o := range m.s.machines {
+				if o != m {
+					o.say(machineOrder{Report: w.Report})
+				}
+			}
+			m.s.plan()
+		case w.Done != 0:
+			m.done[w.Done] = w
+		case w.Written != 0:
+			m.written = w.Written
+		case w.Result == "hello":
+			m.hello = true
+			for _, r := range m.s.reports {
+				if r.Member.ID != m.id {
+					m.say(machineOrder{Report: &r})
+				}
+			}
+			m.say(machineOrder{Membership: &m.s.cur})
+		case w.Err != "":
+			m.failed = w.Err
+		}
+		m.s.changed.Broadcast()
+		m.s.mu.Unlock()
+	}
+}
+
+// say tells a machine something. A machine that is off does not hear it.
+func (m *sharedMachine) say(o machineOrder) {
+	if b, err := json.Marshal(o); err == nil {
+		_, _ = m.conn.Write(append(b, '\n'))
+	}
+}
+
+// plan is the coordinator.
+func (s *sharedSite) plan() {
+	next, why, ok := shared.Plan(s.cur, slices.Collect(maps.Values(s.reports)), 3, func(m shared.Member) bool { return s.dead[m.Incarnation] })
+	if !ok {
+		return
+	}
+	s.t.Logf("%s: %s", next, why)
+	s.cur = next
+	for _, m := range s.machines {
+		m.say(machineOrder{Membership: &next})
+	}
+}
+
+// order has a machine begin something; the function waits for its end.
+func (m *sharedMachine) order(do string) func() string {
+	m.s.t.Helper()
+	m.s.mu.Lock()
+	m.s.ids++
+	id := m.s.ids
+	m.say(machineOrder{Do: do, ID: id})
+	m.s.mu.Unlock()
+	return func() string {
+		m.s.t.Helper()
+		var w machineWord
+		m.s.until(fmt.Sprintf("node %d: %s", m.id, do), func() (ok bool) { w, ok = m.done[id]; return ok })
+		if w.Err != "" {
+			m.s.t.Fatalf("node %d: %s: %s", m.id, do, w.Err)
+		}
+		return w.Result
+	}
+}
+
+func (m *sharedMachine) do(what string) string { m.s.t.Helper(); return m.order(what)() }
+
+// kill takes a machine's power away. That its emulator has ended is the proof.
+func (m *sharedMachine) kill() {
+	_ = m.cmd.Process.Kill()
+	<-m.gone
+	m.s.mu.Lock()
+	defer m.s.mu.Unlock()
+	delete(m.s.machines, m.id)
+	m.s.dead[m.incarnation] = true
+	m.s.plan()
+}
+
+// more waits until machines have written some more records.
+func (s *sharedSite) more(what string, ms ...*sharedMachine) {
+	s.t.Helper()
+	s.mu.Lock()
+	want := map[*sharedMachine]int{}
+	for _, m := range ms {
+		want[m] = m.written + 20
+	}
+	s.mu.Unlock()
+	s.until(what, func() bool {
+		return !slices.ContainsFunc(ms, func(m *sharedMachine) bool { return m.written < want[m] })
+	})
+}
+
+// since returns the consoles' lines from a number on that have a text.
+func (s *sharedSite) since(n int, text string) []string {
+	var found []string
+	for _, l := range s.lines[n:] {
+		if strings.Contains(l, text) {
+			found = append(found, l)
+		}
+	}
+	return found
+}
+
+// TestGFS2Machines has three machines with one disk write to one file system, of which one loses its power: the
+// others replay its journal and go on, and nothing that was on the disk for sure is gone. Then it comes back.
+func TestGFS2Machines(t *testing.T) {
+	g := prepare(t, nil, "github.com/skein-os/skein/storage/gfs2", "-test.v", "-test.run=GuestMachine", "-test.timeout=30m")
+	dir, err := os.MkdirTemp("", "gfs2") // short: the name of a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	s := &sharedSite{
+		t: t, g: g, dir: dir, disk: filepath.Join(dir, "disk"), port: freePort(t),
+		reports: map[uint32]shared.Report{}, dead: map[uint64]bool{}, machines: map[uint32]*sharedMachine{},
+	}
+	s.changed = sync.NewCond(&s.mu)
+	if err := os.WriteFile(s.disk, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(s.disk, 1<<30); err != nil {
+		t.Fatal(err)
+	}
+	n1, n2, n3 := s.boot(1, 11), s.boot(2, 12), s.boot(3, 13)
+	n1.do("make")
+	for _, wait := range []func() string{n1.order("mount"), n2.order("mount"), n3.order("mount")} {
+		wait()
+	}
+	for _, m := range []*sharedMachine{n1, n2, n3} {
+		t.Logf("node %d: %s", m.id, m.do("status"))
+		m.do("write")
+	}
+	s.more("all write", n1, n2, n3)
+
+	// flock holds across nodes.
+	n1.do("lock")
+	if got := n2.do("lock"); got != "held" {
+		t.Errorf("a lock that node 1 holds: node 2 got %q, want %q", got, "held")
+	}
+	n1.do("unlock")
+	if got := n2.do("lock"); got != "" {
+		t.Errorf("a lock that node 1 gave back: node 2 got %q", got)
+	}
+	n2.do("unlock")
+
+	s.mu.Lock()
+	mark := len(s.lines)
+	s.mu.Unlock()
+	n3.kill()
+	s.mu.Lock()
+	written := n3.written
+	s.mu.Unlock()
+	s.more("the others write on", n1, n2)
+	s.mu.Lock()
+	replayed := s.since(mark, "Replaying journal")
+	s.mu.Unlock()
+	if len(replayed) != 1 {
+		t.Errorf("replays of the dead node's journal in the logs: got %q, want one", replayed)
+	}
+	for _, m := range []*sharedMachine{n1, n2} {
+		if got, err := strconv.Atoi(m.do("read n3")); err != nil || got < written {
+			t.Errorf("node %d reads %d records of node 3, %v, want %d that were on the disk", m.id, got, err, written)
+		}
+	}
+
+	// An agent ends and another takes over.
+	n1.do("restart agent")
+	s.more("both write after a restart of the agent", n1, n2)
+
+	// The dead node is back.
+	n3 = s.boot(3, 14)
+	n3.do("mount")
+	n3.do("write")
+	s.more("all write again", n1, n2, n3)
+
+	for _, m := range []*sharedMachine{n1, n2, n3} {
+		t.Logf("node %d: longest time for a record %s", m.id, m.do("enough"))
+	}
+	n2.do("unmount")
+	n3.do("unmount")
+	if got, err := strconv.Atoi(n1.do("read n3")); err != nil || got < n3.written {
+		t.Errorf("node 1 reads %d records of node 3, %v, want %d", got, err, n3.written)
+	}
+	n1.do("unmount")
+	if got := n1.do("check"); got != string(shared.Clean) {
+		t.Errorf("fsck at the end: got %q, want %q", got, shared.Clean)
+	}
+	for _, m := range []*sharedMachine{n1, n2, n3} {
+		s.mu.Lock()
+		m.say(machineOrder{Do: "end"})
+		s.mu.Unlock()
+		<-m.gone
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if got := len(s.since(0, "--- PASS: TestGuestMachine")); got != 3 {
+		t.Errorf("%d machines ended well, want 3", got)
+	}
+	for _, bad := range []string{"Kernel panic", "Oops:", "BUG:", "withdraw"} {
+		for _, l := range s.since(0, bad) {
+			t.Error(l)
+		}
+	}
+}
+
+// freePort is a UDP port that nobody uses: the machines' cable.
+func freePort(t *testing.T) int {
+	t.Helper()
+	c, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	return c.LocalAddr().(*net.UDPAddr).Port
 }

@@ -33,6 +33,53 @@ func TestContainer(t *testing.T) {
 // console said. modules are loaded on top of the image's.
 func boot(t *testing.T, modules []string, pkg string, args ...string) string {
 	t.Helper()
+	g := prepare(t, modules, pkg, args...)
+	ctx, cancel := context.WithTimeout(t.Context(), maxBoot)
+	defer cancel()
+	cmd := g.command(ctx, "")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = t.Output()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var console strings.Builder
+	lines := bufio.NewScanner(out)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		console.WriteString(lines.Text() + "\n")
+		t.Log(strings.TrimRight(lines.Text(), "\r"))
+	}
+	_, _ = io.Copy(io.Discard, out)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("emulator: %v", err)
+	}
+	text := strings.ReplaceAll(console.String(), "\r", "")
+	for _, bad := range []string{"Kernel panic", "Oops:", "BUG:"} {
+		if strings.Contains(text, bad) {
+			t.Errorf("the guest's kernel said %q", bad)
+		}
+	}
+	if !strings.Contains(text, "SKEIN-GUEST exit 0\n") {
+		t.Errorf("the tests in the guest failed")
+	}
+	return text
+}
+
+// guest is a test program in an archive with all it needs, ready to boot.
+type guest struct{ qemu, kernel, initrd, line string }
+
+// command is the emulator's command line, with more of the kernel's and of the emulator's.
+func (g guest) command(ctx context.Context, line string, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, g.qemu, append([]string{"-accel", "tcg", "-M", "q35", "-m", "768", "-nographic", "-nodefaults", "-serial", "stdio",
+		"-no-reboot", "-kernel", g.kernel, "-initrd", g.initrd, "-append", g.line + line}, args...)...)
+}
+
+// prepare makes a guest of the test program of a package.
+func prepare(t *testing.T, modules []string, pkg string, args ...string) guest {
+	t.Helper()
 	dir := os.Getenv("SKEIN_IMAGE_DIR")
 	if dir == "" {
 		t.Skip("needs an image to boot: set SKEIN_IMAGE_DIR, or use 'make test'")
@@ -89,39 +136,7 @@ func boot(t *testing.T, modules []string, pkg string, args ...string) string {
 	for _, a := range args {
 		line += " test.arg=" + a
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), maxBoot)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, qemu, "-accel", "tcg", "-M", "q35", "-m", "768", "-nographic", "-nodefaults", "-serial", "stdio",
-		"-no-reboot", "-kernel", filepath.Join(dir, "vmlinux"), "-initrd", initrd, "-append", line)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd.Stderr = t.Output()
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var console strings.Builder
-	lines := bufio.NewScanner(out)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		console.WriteString(lines.Text() + "\n")
-		t.Log(strings.TrimRight(lines.Text(), "\r"))
-	}
-	_, _ = io.Copy(io.Discard, out)
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("emulator: %v", err)
-	}
-	text := strings.ReplaceAll(console.String(), "\r", "")
-	for _, bad := range []string{"Kernel panic", "Oops:", "BUG:"} {
-		if strings.Contains(text, bad) {
-			t.Errorf("the guest's kernel said %q", bad)
-		}
-	}
-	if !strings.Contains(text, "SKEIN-GUEST exit 0\n") {
-		t.Errorf("the tests in the guest failed")
-	}
-	return text
+	return guest{qemu, filepath.Join(dir, "vmlinux"), initrd, line}
 }
 
 // readSources makes go test know that this test depends on the sources of a program that it builds: without
