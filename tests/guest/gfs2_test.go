@@ -186,8 +186,12 @@ func (m *sharedMachine) hear() {
 	}
 }
 
-// say tells a machine something. A machine that is off does not hear it.
+// say tells a machine something, if it listens: before, its serial port says it back. A machine that is off does not
+// hear it.
 func (m *sharedMachine) say(o machineOrder) {
+	if !m.hello {
+		return
+	}
 	if b, err := json.Marshal(o); err == nil {
 		_, _ = m.conn.Write(append(b, '\n'))
 	}
@@ -263,6 +267,48 @@ func (s *sharedSite) since(n int, text string) []string {
 	return found
 }
 
+// lose takes the power of some machines at once: those that are left replay each journal once, and go on.
+func (s *sharedSite) lose(round int, all, victims []*sharedMachine) {
+	s.t.Helper()
+	var left []*sharedMachine
+	for _, m := range all {
+		if !slices.Contains(victims, m) {
+			left = append(left, m)
+			m.do("longest") // from here on
+		}
+	}
+	s.mu.Lock()
+	mark := len(s.lines)
+	s.mu.Unlock()
+	for _, v := range victims {
+		v.kill()
+	}
+	s.more("the others write on", left...)
+	s.mu.Lock()
+	replayed := s.since(mark, "Replaying journal")
+	s.mu.Unlock()
+	if len(replayed) != len(victims) {
+		s.t.Errorf("round %d: replays of the dead nodes' journals in the logs: got %q, want %d", round, replayed, len(victims))
+	}
+	for _, m := range left {
+		s.t.Logf("round %d: %d lost, longest time for a record on node %d: %s", round, len(victims), m.id, m.do("longest"))
+		s.has(m, victims...)
+	}
+}
+
+// has looks whether a machine reads what others had on the disk for sure.
+func (s *sharedSite) has(m *sharedMachine, others ...*sharedMachine) {
+	s.t.Helper()
+	for _, o := range others {
+		s.mu.Lock()
+		want := o.written
+		s.mu.Unlock()
+		if got, err := strconv.Atoi(m.do(fmt.Sprintf("read n%d", o.id))); err != nil || got < want {
+			s.t.Errorf("node %d reads %d records of node %d, %v, want %d that were on the disk", m.id, got, o.id, err, want)
+		}
+	}
+}
+
 // TestGFS2Machines has three machines with one disk write to one file system, of which one loses its power: the
 // others replay its journal and go on, and nothing that was on the disk for sure is gone. Then it comes back.
 func TestGFS2Machines(t *testing.T) {
@@ -284,15 +330,16 @@ func TestGFS2Machines(t *testing.T) {
 		t.Fatal(err)
 	}
 	n1, n2, n3 := s.boot(1, 11), s.boot(2, 12), s.boot(3, 13)
+	all := []*sharedMachine{n1, n2, n3}
 	n1.do("make")
 	for _, wait := range []func() string{n1.order("mount"), n2.order("mount"), n3.order("mount")} {
 		wait()
 	}
-	for _, m := range []*sharedMachine{n1, n2, n3} {
+	for _, m := range all {
 		t.Logf("node %d: %s", m.id, m.do("status"))
 		m.do("write")
 	}
-	s.more("all write", n1, n2, n3)
+	s.more("all write", all...)
 
 	// flock holds across nodes.
 	n1.do("lock")
@@ -305,49 +352,46 @@ func TestGFS2Machines(t *testing.T) {
 	}
 	n2.do("unlock")
 
-	s.mu.Lock()
-	mark := len(s.lines)
-	s.mu.Unlock()
-	n3.kill()
-	s.mu.Lock()
-	written := n3.written
-	s.mu.Unlock()
-	s.more("the others write on", n1, n2)
-	s.mu.Lock()
-	replayed := s.since(mark, "Replaying journal")
-	s.mu.Unlock()
-	if len(replayed) != 1 {
-		t.Errorf("replays of the dead node's journal in the logs: got %q, want one", replayed)
-	}
-	for _, m := range []*sharedMachine{n1, n2} {
-		if got, err := strconv.Atoi(m.do("read n3")); err != nil || got < written {
-			t.Errorf("node %d reads %d records of node 3, %v, want %d that were on the disk", m.id, got, err, written)
+	// Machines lose their power: the third, and if more is asked for, others, and two at once.
+	kills := 1
+	if v := os.Getenv("SKEIN_GFS2_KILLS"); v != "" {
+		if kills, err = strconv.Atoi(v); err != nil {
+			t.Fatal(err)
 		}
+	}
+	incarnation := uint64(100)
+	for round := range kills {
+		victims := []*sharedMachine{all[(round+2)%3]}
+		if round%3 == 2 {
+			victims = append(victims, all[round%2])
+			victims = slices.Compact(victims)
+		}
+		s.lose(round, all, victims)
+		for _, v := range victims {
+			i := slices.Index(all, v)
+			incarnation++
+			all[i] = s.boot(v.id, incarnation)
+			all[i].do("mount")
+			all[i].do("write")
+		}
+		s.more("all write again", all...)
 	}
 
 	// An agent ends and another takes over.
-	n1.do("restart agent")
-	s.more("both write after a restart of the agent", n1, n2)
+	all[0].do("restart agent")
+	s.more("all write after a restart of an agent", all...)
 
-	// The dead node is back.
-	n3 = s.boot(3, 14)
-	n3.do("mount")
-	n3.do("write")
-	s.more("all write again", n1, n2, n3)
-
-	for _, m := range []*sharedMachine{n1, n2, n3} {
-		t.Logf("node %d: longest time for a record %s", m.id, m.do("enough"))
+	for _, m := range all {
+		m.do("enough")
 	}
-	n2.do("unmount")
-	n3.do("unmount")
-	if got, err := strconv.Atoi(n1.do("read n3")); err != nil || got < n3.written {
-		t.Errorf("node 1 reads %d records of node 3, %v, want %d", got, err, n3.written)
-	}
-	n1.do("unmount")
-	if got := n1.do("check"); got != string(shared.Clean) {
+	all[1].do("unmount")
+	all[2].do("unmount")
+	s.has(all[0], all[1:]...)
+	all[0].do("unmount")
+	if got := all[0].do("check"); got != string(shared.Clean) {
 		t.Errorf("fsck at the end: got %q, want %q", got, shared.Clean)
 	}
-	for _, m := range []*sharedMachine{n1, n2, n3} {
+	for _, m := range all {
 		s.mu.Lock()
 		m.say(machineOrder{Do: "end"})
 		s.mu.Unlock()
