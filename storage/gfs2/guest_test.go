@@ -503,3 +503,48 @@ func (m *guestMachine) write(ctx context.Context) {
 		m.say(machineWord{Err: err.Error()})
 	}
 }
+
+// TestGuestWithdraw: a file system that gives up on its node is told, and the node reports that it is of no use.
+func TestGuestWithdraw(t *testing.T) {
+	inGuest(t)
+	loopback(t)
+	device, _ := loopDevice(t, 200<<20)
+	self := shared.Member{Node: "n1", ID: 1, Incarnation: 7, Address: netip.MustParseAddr("127.0.0.1")}
+	ledger := &alone{reports: make(chan shared.Report, 100), next: make(chan *shared.Controller)}
+	events := make(chan shared.Event, 100)
+	n, _ := begin(t, slog.New(slog.NewTextHandler(os.Stdout, nil)), self, "data", nil, func(r shared.Report) { ledger.reports <- r }, func(e shared.Event) { events <- e })
+	go ledger.run(t.Context(), n.k)
+	if err := n.driver.Make(t.Context(), device, "data", 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.k.Mount(t.Context(), device, "/shared"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile("/shared/file", []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	go func() { // may sleep in the kernel for ever
+		_ = os.WriteFile("/sys/fs/gfs2/skein:data/withdraw", []byte("1"), 0)
+	}()
+	for deadline := time.After(time.Minute); ; {
+		select {
+		case e := <-events:
+			if e.Kind != shared.EventWithdrawn {
+				continue
+			}
+		case <-deadline:
+			t.Fatal("no event of the withdrawal in a minute")
+		}
+		break
+	}
+	if got, want := n.k.Waiting(), "a reset of this node: the file system met an error on this node and withdrew"; got != want {
+		t.Errorf("waits for %q, want %q", got, want)
+	}
+	s, err := n.driver.Status("data")
+	if err != nil || !s.Withdrawn {
+		t.Errorf("status: got %+v, %v, want Withdrawn", s, err)
+	}
+	if err := os.WriteFile("/shared/file2", []byte("x"), 0o600); err == nil {
+		t.Error("a write after the withdrawal: no error")
+	}
+}

@@ -419,3 +419,11 @@ func freePort(t *testing.T) int {
 	defer c.Close()
 	return c.LocalAddr().(*net.UDPAddr).Port
 }
+
+// TestGFS2Withdraw: GFS2 gives up on its node.
+func TestGFS2Withdraw(t *testing.T) {
+	console := boot(t, []string{"loop"}, "github.com/skein-os/skein/storage/gfs2", "-test.v", "-test.run=GuestWithdraw", "-test.timeout=90s")
+	if !strings.Contains(console, "--- PASS: TestGuestWithdraw") {
+		t.Error("TestGuestWithdraw did not pass in the guest")
+	}
+}
