@@ -408,16 +408,19 @@ func (d *Driver) Check(ctx context.Context, device string, repair bool) (shared.
 		how = "-y"
 	}
 	out, err := program(ctx, "fsck.gfs2", how, device)
+	code := 0
 	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		return shared.Clean, out, nil
-	case errors.As(err, &exit) && exit.ExitCode() == 1: // fsck(8): errors corrected
-		return shared.Repaired, out, nil
-	case errors.As(err, &exit) && exit.ExitCode() == 4:
-		return shared.Damaged, out, nil
+	if errors.As(err, &exit) {
+		code, err = exit.ExitCode(), nil
 	}
-	return "", out, fmt.Errorf("check the shared file system on %s: %w", device, err)
+	var found shared.Finding
+	if err == nil {
+		found, err = verdict(code, out)
+	}
+	if err != nil {
+		return "", out, fmt.Errorf("check the shared file system on %s: %w", device, err)
+	}
+	return found, out, nil
 }
 
 // maxOutput is how much of a program's words is kept, bytes.

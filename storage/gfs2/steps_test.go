@@ -243,3 +243,63 @@ func TestRefusal(t *testing.T) {
 		t.Error("a request of another version: no error")
 	}
 }
+
+// miscounted is what fsck.gfs2 said after ten losses of power.
+const miscounted = `Initializing fsck
+Validating resource group index.
+Level 1 resource group check: Checking if all rgrp and rindex values are good.
+(level 1 passed)
+Starting pass1
+Reconciling bitmaps.
+reconcile_bitmaps completed in 0.007s
+pass1 completed in 0.018s
+Starting pass1b
+pass1b completed in 0.000s
+Starting pass2
+pass2 completed in 0.007s
+Starting pass3
+pass3 completed in 0.000s
+Starting pass4
+pass4 completed in 0.001s
+Starting check_statfs
+The statfs file is wrong:
+
+Current statfs values:
+blocks:  262104 (0x3ffd8)
+free:    255109 (0x3e485)
+dinodes: 55 (0x37)
+
+Calculated statfs values:
+blocks:  262104 (0x3ffd8)
+free:    255108 (0x3e484)
+dinodes: 55 (0x37)
+The statfs file was not fixed.
+check_statfs completed in 0.001s
+fsck.gfs2 complete
+`
+
+func TestVerdict(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		code int
+		said string
+		want shared.Finding
+	}{
+		{"clean", 0, "", shared.Clean},
+		{"repaired", 1, "whatever", shared.Repaired},
+		{"counters", 4, miscounted, shared.Miscounted},
+		{"counters, slowly", 4, strings.Replace(miscounted, "pass2 completed", "\r0 percent complete.\rpass2 completed", 1), shared.Miscounted},
+		{"something else too", 4, strings.Replace(miscounted, "Starting pass2\n", "Starting pass2\nEntry 'x' is bad.\n", 1), shared.Damaged},
+		{"a pass that did not end in order", 4, strings.Replace(miscounted, "pass1 completed in", "pass1 is not so good:", 1), shared.Damaged},
+		{"cut off", 4, miscounted[:strings.Index(miscounted, "Current statfs")], shared.Damaged},
+		{"a journal", 4, "Journal #1 (\"journal0\") has 1651 sequencing errors; tolerance is 10.\n" + miscounted, shared.Damaged},
+		{"silence", 4, "", shared.Damaged},
+	} {
+		if got, err := verdict(c.code, c.said); err != nil || got != c.want {
+			t.Errorf("%s: got %q, %v, want %q", c.name, got, err, c.want)
+		}
+	}
+	if got, err := verdict(8, ""); err == nil {
+		t.Errorf("code 8: got %q", got)
+	}
+}

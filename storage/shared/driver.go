@@ -44,6 +44,8 @@ const (
 	Clean    Finding = "clean"
 	Repaired Finding = "repaired"
 	Damaged  Finding = "damaged" // errors are left
+	// Miscounted: only the counters of used space are off, which df shows. A repair mends them.
+	Miscounted Finding = "miscounted"
 )
 
 // Driver is one kind of cluster file system on this node. Stop, Start and Release belong to Controller, which calls

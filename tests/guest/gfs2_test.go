@@ -367,6 +367,17 @@ func TestGFS2Machines(t *testing.T) {
 			victims = slices.Compact(victims)
 		}
 		s.lose(round, all, victims)
+		if round%3 == 0 {
+			// And again, in the middle of its way back in.
+			incarnation++
+			v := s.boot(victims[0].id, incarnation)
+			v.order("mount")
+			s.until("a node is being let in", func() bool {
+				return s.cur.Has(shared.Member{ID: v.id, Incarnation: v.incarnation})
+			})
+			v.kill()
+			s.more("the others write on", all[round%3], all[(round+1)%3])
+		}
 		for _, v := range victims {
 			i := slices.Index(all, v)
 			incarnation++
@@ -388,7 +399,15 @@ func TestGFS2Machines(t *testing.T) {
 	all[2].do("unmount")
 	s.has(all[0], all[1:]...)
 	all[0].do("unmount")
-	if got := all[0].do("check"); got != string(shared.Clean) {
+	got := all[0].do("check")
+	if got == string(shared.Miscounted) { // which the kernel does when a node dies: see storage/gfs2/check.go
+		t.Log("fsck at the end: the counters of used space are off, and nothing else")
+		if got := all[0].do("repair"); got != string(shared.Repaired) {
+			t.Errorf("repair of the counters: got %q, want %q", got, shared.Repaired)
+		}
+		got = all[0].do("check")
+	}
+	if got != string(shared.Clean) {
 		t.Errorf("fsck at the end: got %q, want %q", got, shared.Clean)
 	}
 	for _, m := range all {
@@ -423,7 +442,7 @@ func freePort(t *testing.T) int {
 // TestGFS2Withdraw: GFS2 gives up on its node.
 func TestGFS2Withdraw(t *testing.T) {
 	console := boot(t, []string{"loop"}, "github.com/skein-os/skein/storage/gfs2", "-test.v", "-test.run=GuestWithdraw", "-test.timeout=90s")
-	if !strings.Contains(console, "--- PASS: TestGuestWithdraw") {
+	if !strings.Contains(console, "TestGuestWithdraw passed\n") {
 		t.Error("TestGuestWithdraw did not pass in the guest")
 	}
 }
