@@ -24,8 +24,8 @@ var routine = []string{
 //
 // After losses of nodes the counters of used space may be off by some blocks, with all else in order. The kernel takes
 // a dead node's share of them from the last header of its journal (update_statfs_inode in fs/gfs2/recovery.c), which
-// does not always come out: in tests it was off by one block in two of three runs with ten losses each; why was not
-// found out.
+// does not always come out: in tests it was off by one block in two of four runs with some ten losses each; why was
+// not found out.
 func verdict(code int, said string) (shared.Finding, error) {
 	switch code {
 	case fsckClean:
