@@ -53,12 +53,12 @@ outage:
 	$(GO) run ./tests/chaos -report docs/outage.md $(wildcard $(CACHE)/chaos*/results.jsonl)
 
 lint:
-	@test -z "$$(gofmt -l agent cmd images initramfs netboot qemu storage tests 2>/dev/null)" || { gofmt -l agent cmd images initramfs qemu tests; echo 'run: make fmt'; exit 1; }
+	@test -z "$$(gofmt -l agent cmd images initramfs netboot qemu storage tests 2>/dev/null)" || { gofmt -l agent cmd images initramfs netboot qemu storage tests; echo 'run: make fmt'; exit 1; }
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 
 fmt:
-	gofmt -w agent cmd images initramfs qemu tests
+	gofmt -w agent cmd images initramfs netboot qemu storage tests
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/skein ./cmd/skein

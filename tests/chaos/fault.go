@@ -25,10 +25,7 @@ const (
 )
 
 // kinds in the order of reports, with how often each is drawn.
-var kinds = []struct {
-	kind   Kind
-	weight int
-}{
+var kinds = []weighted{
 	{PowerCut, 30}, {FreezeRunning, 11}, {FreezeStanding, 7}, {Stall, 8}, {Partition, 14}, {Mute, 4}, {Deaf, 4},
 	{LinkDown, 6}, {LinkSilent, 6}, {AgentKilled, 4}, {TwoAtOnce, 6},
 }
@@ -57,7 +54,7 @@ type Roles struct {
 // draw decides the next step: its kind and its faults. The same generator and the same roles give the same step.
 // At most one voter is taken at a time, and never where no majority would be left.
 func draw(r *rand.Rand, roles Roles) (Kind, []Fault) {
-	kind := drawKind(r)
+	kind := drawKind(r, kinds)
 	first := kind
 	if kind == TwoAtOnce {
 		first = []Kind{PowerCut, FreezeRunning, Partition}[r.IntN(3)]
@@ -72,7 +69,13 @@ func draw(r *rand.Rand, roles Roles) (Kind, []Fault) {
 	return kind, faults
 }
 
-func drawKind(r *rand.Rand) Kind {
+// weighted is a kind and how often it is drawn.
+type weighted struct {
+	kind   Kind
+	weight int
+}
+
+func drawKind(r *rand.Rand, kinds []weighted) Kind {
 	total := 0
 	for _, k := range kinds {
 		total += k.weight
@@ -83,7 +86,7 @@ func drawKind(r *rand.Rand) Kind {
 			return k.kind
 		}
 	}
-	return PowerCut
+	return kinds[0].kind
 }
 
 // drawNode prefers who serves and who decides, and takes any other now and then.

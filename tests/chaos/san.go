@@ -32,10 +32,7 @@ const (
 	sanPower      Kind = "SAN: power cut and back"
 )
 
-var sanKinds = []struct {
-	kind   Kind
-	weight int
-}{{ownerCut, 30}, {ownerFrozen, 10}, {ownerThawed, 10}, {portalCut, 20}, {portalsCut, 4}, {targetRestart, 8}, {sanPower, 2}}
+var sanKinds = []weighted{{ownerCut, 30}, {ownerFrozen, 10}, {ownerThawed, 10}, {portalCut, 20}, {portalsCut, 4}, {targetRestart, 8}, {sanPower, 2}}
 
 const (
 	bankAddress  = "10.77.9.20"
@@ -114,7 +111,7 @@ func (c *chaos) san(ctx context.Context) (err error) {
 		if ctx.Err() != nil || c.limit > 0 && time.Since(begin) > c.limit {
 			break
 		}
-		res := &sanResult{Commit: c.commit, Seed: c.lab.seed, Step: step, Kind: drawSAN(r)}
+		res := &sanResult{Commit: c.commit, Seed: c.lab.seed, Step: step, Kind: drawKind(r, sanKinds)}
 		err := s.step(ctx, r, res)
 		if ctx.Err() != nil {
 			break
@@ -139,20 +136,6 @@ func (c *chaos) san(ctx context.Context) (err error) {
 	stop()
 	<-done
 	return s.end(begin)
-}
-
-func drawSAN(r *rand.Rand) Kind {
-	total := 0
-	for _, k := range sanKinds {
-		total += k.weight
-	}
-	n := r.IntN(total)
-	for _, k := range sanKinds {
-		if n -= k.weight; n < 0 {
-			return k.kind
-		}
-	}
-	return ownerCut
 }
 
 // up starts the lab with its SAN, a volume and the database on it.
