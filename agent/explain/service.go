@@ -279,7 +279,7 @@ func (in *Input) sentences(svc *cluster.Service, s *Slot) []string {
 		for i, step := range s.Steps {
 			took := ""
 			if i > 0 {
-				took = fmt.Sprintf(" (%v later)", step.Time.Sub(s.Steps[i-1].Time).Round(time.Millisecond))
+				took = later(step.Time.Sub(s.Steps[i-1].Time))
 			}
 			out = append(out, fmt.Sprintf("  %s  %s%s", in.clock(step.Time), step.Text, took))
 		}
@@ -287,6 +287,15 @@ func (in *Input) sentences(svc *cluster.Service, s *Slot) []string {
 		out = append(out, fmt.Sprintf("Before, it ran on %s.", s.From))
 	}
 	return out
+}
+
+// later is the time between two steps. They are in the order of cause and effect, and each has the time of the node that
+// did it.
+func later(d time.Duration) string {
+	if d < 0 {
+		return " (by that node's own clock, which is behind)"
+	}
+	return fmt.Sprintf(" (%v later)", d.Round(time.Millisecond))
 }
 
 func (in *Input) claimOf(s *Slot) *cluster.Instance {
