@@ -142,7 +142,7 @@ func TestVolumeMovesWithItsService(t *testing.T) {
 	moved := func(from string) func(api.Status) bool {
 		return func(st api.Status) bool { o := l.owner(st, "counter"); return o != "" && o != from }
 	}
-	st = l.await("another node has the volume", moved(victim))
+	l.await("another node has the volume", moved(victim))
 	l.counts(had)
 	if first, _ := l.counted(); first < had {
 		t.Errorf("power cut of %s: it had kept %d, and the next began at %d", victim, had, first)
