@@ -50,7 +50,7 @@ type parts struct {
 
 	state atomic.Pointer[cluster.State]
 	// publishing and fetching wake who follows the ledger besides the brain; each holds one wake-up.
-	publishing, fetching, warming, sans chan struct{}
+	publishing, fetching, warming, sans, keeping chan struct{}
 	// events waits for room in the ledger; what does not fit is lost, and only tells of links.
 	events chan cluster.Event
 	// wills are on their way to PID 1; only the newest counts.
@@ -71,7 +71,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	p := &parts{a: a, m: m, store: m.store,
-		publishing: make(chan struct{}, 1), fetching: make(chan struct{}, 1), warming: make(chan struct{}, 1), sans: make(chan struct{}, 1),
+		publishing: make(chan struct{}, 1), fetching: make(chan struct{}, 1), warming: make(chan struct{}, 1), sans: make(chan struct{}, 1), keeping: make(chan struct{}, 1),
 		events: make(chan cluster.Event, 256), wills: make(chan control.Will, 1), bindings: make(chan time.Duration, 1), decisions: make(chan node.Decided, mostDecisions),
 		local: map[string]cluster.Status{}}
 	defer p.store.Close()
@@ -157,6 +157,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	run(p.recordDecisions)
 	run(p.keepLinks)
 	run(p.keepDisk)
+	run(p.keepImages)
 	run(p.keepSAN)
 	run(p.tellSAN)
 	run(p.disks.Watch)
@@ -292,6 +293,7 @@ func (p *parts) watch(ctx context.Context) {
 		wake(p.fetching)
 		wake(p.warming)
 		wake(p.sans)
+		wake(p.keeping)
 		return nil
 	})
 	if err != nil && ctx.Err() == nil {
@@ -449,6 +451,9 @@ func (e ensurer) ensure(ctx context.Context, im cluster.Image) error {
 		if n.Name != e.p.a.id.Name && n.State != cluster.NodeLost {
 			from = append(from, container.PeerFunc(e.p.peers.fetcher(&n)))
 		}
+	}
+	if st.IsKept(&im) {
+		from = append(from, container.PeerFunc(e.p.fromDisk))
 	}
 	return e.p.images.Ensure(ctx, im, from...)
 }

@@ -96,21 +96,24 @@ func TestVolumeMovesWithItsService(t *testing.T) {
 		WWN  string `json:"wwn"`
 		Size int64  `json:"size_bytes"`
 	}
-	var large []string
+	var large, small []string
 	for deadline := time.Now().Add(time.Minute); len(large) < 2 && time.Now().Before(deadline); {
 		if err := json.Unmarshal([]byte(l.run("disk", "ls", "-o", "json")), &disks); err != nil {
 			t.Fatal(err)
 		}
-		large = nil
+		large, small = nil, nil
 		for _, d := range disks {
 			if d.Size >= 1<<30 {
 				large = append(large, d.WWN)
+			} else {
+				small = append(small, d.WWN)
 			}
 		}
 	}
-	if len(large) != 2 {
-		t.Fatalf("got disks %v, want two large ones", disks)
+	if len(large) != 2 || len(small) != 1 {
+		t.Fatalf("got disks %v, want two large ones and a small one", disks)
 	}
+	l.run("cluster", "disk", "use", small[0])
 	if out, err := l.try(time.Minute, "volume", "create", "numbers", "--disk", large[0]); err == nil || !strings.Contains(out, "enrol") {
 		t.Errorf("a volume on a disk that is not enrolled: got %q, %v", out, err)
 	}
@@ -185,6 +188,23 @@ func TestVolumeMovesWithItsService(t *testing.T) {
 	t.Logf("the thawed node has restarted: %v", nodeOf(st, owner).BootID != boot)
 	l.checkOneOwner(st)
 	judge("thaw")
+
+	// All power, the array's too. The image came from an archive: only the cluster disk can give it again.
+	l.until("the image is on the cluster disk", func() bool { return strings.Contains(l.run("image", "ls"), "cluster disk") })
+	_, had = l.counted()
+	for _, machine := range []string{"n1", "n2", "n3", "san"} {
+		l.run("lab", "power", "off", machine)
+	}
+	for _, machine := range []string{"san", "n1", "n2", "n3"} {
+		l.run("lab", "power", "on", machine)
+	}
+	st = l.await("everything is back by itself", func(st api.Status) bool { return st.Healthy && len(st.Nodes) == 3 && l.owner(st, "counter") != "" })
+	l.counts(had)
+	if first, _ := l.counted(); first < had {
+		t.Errorf("all power cut: it had kept %d, and the next began at %d", had, first)
+	}
+	l.checkOneOwner(st)
+	judge("all power cut")
 }
 
 // until waits for a condition. The deadline says "never", not "slow".

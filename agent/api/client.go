@@ -247,13 +247,31 @@ func (c *Client) Exec(ctx context.Context, instance string, argv []string, stdin
 }
 
 // Images lists what the cluster can run.
-func (c *Client) Images(ctx context.Context) ([]cluster.Image, error) {
-	var out []cluster.Image
+func (c *Client) Images(ctx context.Context) ([]Image, error) {
+	var out []Image
 	return out, c.get(ctx, http.MethodGet, "/v1/images", nil, nil, &out)
 }
 
-// LoadImage sends an OCI archive.
-func (c *Client) LoadImage(ctx context.Context, archive io.Reader) ([]cluster.Image, error) {
+// loadAttempts is how often an archive is sent when the node that took it is lost on the way.
+const loadAttempts = 3
+
+// LoadImage sends an OCI archive, from its start; to the next node if the connection is lost on the way. An image that is
+// sent twice is the same image.
+func (c *Client) LoadImage(ctx context.Context, archive io.ReadSeeker) (out []cluster.Image, err error) {
+	for range loadAttempts {
+		if _, err = archive.Seek(0, io.SeekStart); err != nil {
+			return nil, err
+		}
+		var refused *ResponseError
+		if out, err = c.loadOnce(ctx, archive); err == nil || errors.As(err, &refused) || ctx.Err() != nil {
+			return out, err
+		}
+		c.last++
+	}
+	return nil, err
+}
+
+func (c *Client) loadOnce(ctx context.Context, archive io.Reader) ([]cluster.Image, error) {
 	resp, err := c.do(ctx, http.MethodPost, "/v1/images", nil, archive)
 	if err != nil {
 		return nil, err

@@ -9,10 +9,17 @@ import (
 	"github.com/skein-os/skein/agent/cluster"
 )
 
+// Image is an image that the cluster has.
+type Image struct {
+	cluster.Image
+	Kept bool `json:"kept"` // on the cluster disk, where it outlasts a loss of all power
+}
+
 func (s *Server) images(w http.ResponseWriter, r *http.Request) error {
-	images := s.backend.State().Images
-	if images == nil {
-		images = []cluster.Image{}
+	st := s.backend.State()
+	images := make([]Image, 0, len(st.Images))
+	for i := range st.Images {
+		images = append(images, Image{Image: st.Images[i], Kept: st.IsKept(&st.Images[i])})
 	}
 	writeJSON(w, http.StatusOK, images)
 	return nil

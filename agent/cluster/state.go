@@ -20,6 +20,7 @@ const (
 	KeySANs      = KeyRoot + "sans/"       // sans/<name> -> SAN; its CHAP secret is secret/san/<name>
 	KeyDisks     = KeyRoot + "disks/"      // disks/<WWN> -> Disk, enrolled
 	KeyVolumes   = KeyRoot + "volumes/"    // volumes/<name> -> VolumeRecord
+	KeyKept      = KeyRoot + "kept/"       // kept/<digest> -> KeptBlob, on the cluster disk
 	KeyEvents    = KeyRoot + "events/"     // events/<20-digit sequence> -> Event, the last 1000
 	KeyMeta      = KeyRoot + "meta"        // Meta
 	KeyDisk      = KeyRoot + "clusterdisk" // ClusterDisk, if there is one; its name begins no other one
@@ -108,6 +109,7 @@ type State struct {
 	SANs       []SAN
 	Disks      []Disk
 	Volumes    []VolumeRecord
+	Kept       []KeptBlob
 	// Events are not part of it: they are read by whoever shows them.
 }
 

@@ -14,7 +14,7 @@ import (
 )
 
 // statePrefixes are what a State is made of; meta is one key.
-var statePrefixes = []string{cluster.KeyNodes, cluster.KeyServices, cluster.KeyInstances, cluster.KeyStatus, cluster.KeyImages, cluster.KeyBMCs, cluster.KeyFences, cluster.KeyWatchdogs, cluster.KeySANs, cluster.KeyDisks, cluster.KeyVolumes, cluster.KeyDisk}
+var statePrefixes = []string{cluster.KeyNodes, cluster.KeyServices, cluster.KeyInstances, cluster.KeyStatus, cluster.KeyImages, cluster.KeyBMCs, cluster.KeyFences, cluster.KeyWatchdogs, cluster.KeySANs, cluster.KeyDisks, cluster.KeyVolumes, cluster.KeyKept, cluster.KeyDisk}
 
 // Read reads the whole state as it is now: all that was committed before the call is in it.
 func (s *Store) Read(ctx context.Context) (*cluster.State, error) {
@@ -171,6 +171,13 @@ func (b *builder) put(kv *mvccpb.KeyValue) error {
 		}
 		v.Revision = kv.ModRevision
 		set(b, cluster.KeyVolumes, &b.next.Volumes, key, v, (*cluster.VolumeRecord).Key)
+	case strings.HasPrefix(key, cluster.KeyKept):
+		var v cluster.KeptBlob
+		if err := json.Unmarshal(kv.Value, &v); err != nil {
+			return err
+		}
+		v.Revision = kv.ModRevision
+		set(b, cluster.KeyKept, &b.next.Kept, key, v, (*cluster.KeptBlob).Key)
 	}
 	return nil
 }
@@ -201,6 +208,8 @@ func (b *builder) remove(key string) {
 		unset(b, cluster.KeyDisks, &b.next.Disks, key, (*cluster.Disk).Key)
 	case strings.HasPrefix(key, cluster.KeyVolumes):
 		unset(b, cluster.KeyVolumes, &b.next.Volumes, key, (*cluster.VolumeRecord).Key)
+	case strings.HasPrefix(key, cluster.KeyKept):
+		unset(b, cluster.KeyKept, &b.next.Kept, key, (*cluster.KeptBlob).Key)
 	}
 }
 

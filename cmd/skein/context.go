@@ -152,7 +152,7 @@ func (c clusterContext) client() (*api.Client, error) {
 		ForceAttemptHTTP2:   true,
 	}
 	// A node that loses power sends no reset: pings find out, or a follower of events would wait for ever.
-	transport.HTTP2 = &http.HTTP2Config{SendPingTimeout: 2 * time.Second, PingTimeout: 2 * time.Second}
+	transport.HTTP2 = &http.HTTP2Config{SendPingTimeout: 2 * time.Second, PingTimeout: 5 * time.Second}
 	client := &api.Client{HTTP: &http.Client{Transport: transport}, AttemptTimeout: 5 * time.Second}
 	for _, e := range c.Endpoints {
 		client.Endpoints = append(client.Endpoints, "https://"+e)

@@ -23,7 +23,16 @@ func imageCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return showImages(cmd, images)
+			return show(cmd, images, func(t *table) {
+				t.row("IMAGE", "SIZE", "DIGEST", "FROM", "KEPT")
+				for _, im := range images {
+					kept := "-"
+					if im.Kept {
+						kept = "cluster disk"
+					}
+					t.row(im.Ref, bytesText(im.Size), fmt.Sprintf("%.19s", im.Digest), im.Source, kept)
+				}
+			})
 		},
 	}
 	load := &cobra.Command{

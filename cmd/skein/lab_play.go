@@ -195,7 +195,7 @@ func (s *labStage) fits(ctx context.Context, script *scenario.Script) error {
 	if err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(images, func(i cluster.Image) bool { return strings.HasSuffix(i.Ref, scenarioImage) }) {
+	if !slices.ContainsFunc(images, func(i api.Image) bool { return strings.HasSuffix(i.Ref, scenarioImage) }) {
 		return fmt.Errorf("the cluster has no image %s, which the services run: 'skein image load' it, or start the lab with --demo", scenarioImage)
 	}
 	return nil

@@ -21,7 +21,7 @@ import (
 // LUNs of the lab's storage array if nobody says otherwise: the first is for the cluster disk.
 const (
 	sanLUNs     = 4
-	sanFirstLUN = 64 << 20
+	sanFirstLUN = 768 << 20
 	sanOtherLUN = 2 << 30
 )
 

@@ -82,7 +82,7 @@ func labUpCommand() *cobra.Command {
 	fl.StringVar(&o.from, "from", "", "carry on from this save")
 	fl.StringVar(&o.demo, "demo", "", "deploy the demo in this folder when the cluster is there")
 	fl.StringVar(&o.boot, "boot", "", "boot from the network: bios, uefi (by iPXE) or uki (UEFI by itself) (default: the emulator loads the kernel, which is faster)")
-	fl.StringVar(&o.san, "san", "", "a storage array too: how many LUNs, the first of 64 MiB and the others of 2 GiB, or their sizes, as in 64M,2G,10G")
+	fl.StringVar(&o.san, "san", "", "a storage array too: how many LUNs, the first of 768 MiB and the others of 2 GiB, or their sizes, as in 64M,2G,10G")
 	fl.Lookup("san").NoOptDefVal = strconv.Itoa(sanLUNs)
 	fl.BoolVar(&o.wipeSAN, "wipe-san", false, "begin with empty LUNs (default: as the last lab in this folder left them)")
 	fl.StringVar(&o.appended, "append", "", "more words for the kernel's command line")

@@ -2,6 +2,7 @@ package clusterdisk
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -34,7 +35,10 @@ type Header struct {
 	Members     []string  `json:"members"` // nodes whose slots are whole in this incarnation
 	Slots       int       `json:"slots"`
 	Formatted   time.Time `json:"formatted"`
-	Key         []byte    `json:"key"` // of the copies, sealed by the join token
+	// LedgerEnd is where slots and snapshots end and images begin, bytes. 0: they take the whole disk, as
+	// they did before there was room for images.
+	LedgerEnd int64  `json:"ledger_end,omitempty"`
+	Key       []byte `json:"key"` // of the copies, sealed by the join token
 }
 
 // Disk is an opened cluster disk. One goroutine at a time uses it, and each of its slots.
@@ -102,6 +106,9 @@ func readHeader(dev Device, key []byte) (newest *Header, at int64, err error) {
 }
 
 func (h *Header) check(dev Device) error {
+	if h.LedgerEnd != 0 && (h.LedgerEnd < MinSize || h.LedgerEnd > dev.Size()) {
+		return fmt.Errorf("%w: the ledger's part ends at %d, and the disk at %d", ErrDamaged, h.LedgerEnd, dev.Size())
+	}
 	if h.Slots < 1 || h.Slots > MaxSlots || h.Incarnation == 0 || h.ClusterID == "" {
 		return fmt.Errorf("%w: %d slots, incarnation %d, cluster %q", ErrDamaged, h.Slots, h.Incarnation, h.ClusterID)
 	}
@@ -143,6 +150,7 @@ func Format(dev Device, h Header, token []byte, now time.Time) (*Disk, error) {
 	id := make([]byte, 16)
 	_, _ = rand.Read(id)
 	h.Disk, h.WWN, h.Formatted, h.Sequence = hex.EncodeToString(id), dev.WWN(), now, 0
+	h.LedgerEnd = divide(dev.Size())
 	if h.Slots == 0 {
 		h.Slots = DefaultSlots
 	}
@@ -258,7 +266,10 @@ func (d *Disk) write(b []byte, off int64) error {
 // bank is where one copy of the ledger is, with the changes after it, if there is room for them.
 type bank struct{ off, size int64 }
 
-func (d *Disk) unit() int64 { return (d.dev.Size() - areas) / 8 / Block * Block }
+// ledgerEnd is where slots and snapshots end.
+func (d *Disk) ledgerEnd() int64 { return cmp.Or(d.header.LedgerEnd, d.dev.Size()) }
+
+func (d *Disk) unit() int64 { return (d.ledgerEnd() - areas) / 8 / Block * Block }
 
 func (d *Disk) snapshotBank(i int) bank { return bank{areas + int64(i)*d.unit(), d.unit()} }
 

@@ -3,7 +3,8 @@
 // which of them goes on.
 //
 // On the disk are a header (whose disk this is, in which incarnation, who the members are), a slot for each voter
-// with its copy of the ledger, and snapshots. It promises:
+// with its copy of the ledger, snapshots, and, if it is large enough, images of containers, which the ledger knows
+// where to find. It promises:
 //
 //   - What Slot.Append or Slot.Rebase has returned for is found by Load after any loss of power, of the nodes and of
 //     the disk, at any time: each is flushed, and nothing that is needed is ever written over in place. Load
