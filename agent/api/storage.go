@@ -19,6 +19,7 @@ import (
 	"github.com/skein-os/skein/storage/filesystem"
 	"github.com/skein-os/skein/storage/iscsi"
 	"github.com/skein-os/skein/storage/reserve"
+	"github.com/skein-os/skein/storage/speed"
 )
 
 // Disks is what the API needs of the disks of the node it runs on.
@@ -27,6 +28,7 @@ type Disks interface {
 	Test(ctx context.Context, wwn string, o reserve.TestOptions, others ...reserve.Nexus) (reserve.Verdict, error)
 	TestCommand(ctx context.Context, wwn, path string, c reserve.Command) (reserve.Outcome, error)
 	Registrations(ctx context.Context, wwn string, near uint64) ([]disks.Registration, error)
+	Speed(ctx context.Context, wwn string, during time.Duration) ([]speed.Result, error)
 	Identify(wwn string) (filesystem.Content, error)
 	Make(ctx context.Context, r cluster.VolumeRecord, key takeover.Key, overwrite filesystem.Kind) error
 	Grow(ctx context.Context, r cluster.VolumeRecord) (int64, error)
@@ -93,6 +95,7 @@ func (s *Server) storageRoutes(reader, operator []string) {
 	})
 	s.handle("GET /v1/nodes/{name}/disks", reader, s.onNode(s.seenDisks))
 	s.handle("GET /v1/nodes/{name}/disks/{disk}/registrations", reader, s.onNode(s.registrations))
+	s.handle("POST /v1/nodes/{name}/disks/{disk}/speed", reader, s.onNode(s.diskSpeed))
 	s.handle("POST /v1/nodes/{name}/disks/{disk}/test", reader, s.onNode(s.testDisk))
 	s.handle("POST /v1/nodes/{name}/disks/{disk}/paths/{path}/test-command", []string{RoleNode}, s.onNode(s.testCommand))
 	s.handle("GET /v1/volumes", reader, s.volumes)

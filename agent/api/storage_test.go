@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/skein-os/skein/agent/cluster"
 	"github.com/skein-os/skein/agent/disks"
@@ -16,6 +17,7 @@ import (
 	"github.com/skein-os/skein/storage/filesystem"
 	"github.com/skein-os/skein/storage/iscsi"
 	"github.com/skein-os/skein/storage/reserve"
+	"github.com/skein-os/skein/storage/speed"
 )
 
 // oneDisk is a node with one disk.
@@ -44,6 +46,9 @@ func (d *oneDisk) TestCommand(_ context.Context, wwn, path string, c reserve.Com
 }
 func (d *oneDisk) Registrations(context.Context, string, uint64) ([]disks.Registration, error) {
 	return []disks.Registration{{Key: 5, Node: 1, Epoch: 9, Holder: true, Paths: 2}, {Key: 6, Paths: 1}}, d.err
+}
+func (d *oneDisk) Speed(_ context.Context, wwn string, during time.Duration) ([]speed.Result, error) {
+	return []speed.Result{{Device: "/dev/dm-0", Reads: int(during / time.Millisecond)}}, d.err
 }
 func (d *oneDisk) Identify(string) (filesystem.Content, error) {
 	return filesystem.Content{Kind: d.content}, nil
@@ -102,6 +107,16 @@ func TestCreateVolume(t *testing.T) {
 		if c.name == "mkfs fails" && len(m.committed[1].Deletes) != 1 {
 			t.Errorf("%s: the record stays: %+v", c.name, m.committed[1])
 		}
+	}
+}
+
+func TestDiskSpeed(t *testing.T) {
+	_, _, c := storageBench(t, RoleOperator)
+	if got, err := c.DiskSpeed(t.Context(), "n1", "naa.1", 7*time.Millisecond); err != nil || len(got) != 1 || got[0].Reads != 7 {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if _, err := c.DiskSpeed(t.Context(), "n1", "naa.1", time.Hour); err == nil || !strings.Contains(err.Error(), "up to 1m0s") {
+		t.Errorf("an hour: got %v", err)
 	}
 }
 

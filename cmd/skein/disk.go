@@ -17,7 +17,7 @@ import (
 func diskCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "disk", Short: "Disks that several machines see, and their reservations",
 		Example: "  skein disk ls\n  skein disk enrol naa.600140500000000000000000000000a1 --alias db\n  skein disk test /dev/sdb /dev/sdc"}
-	cmd.AddCommand(diskLsCommand(), diskShowCommand(), diskEnrolCommand(), diskTestCommand())
+	cmd.AddCommand(diskLsCommand(), diskShowCommand(), diskEnrolCommand(), diskTestCommand(), diskSpeedCommand())
 	return cmd
 }
 
