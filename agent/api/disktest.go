@@ -53,6 +53,9 @@ type peerPath struct {
 // Name is for messages.
 func (p *peerPath) Name() string { return p.node.Name + ":/dev/" + p.path }
 
+// Away tells that it is not this node's.
+func (p *peerPath) Away() bool { return true }
+
 // Exec has the other node send the command.
 func (p *peerPath) Exec(ctx context.Context, c reserve.Command) (reserve.Answer, error) {
 	var o reserve.Outcome

@@ -55,6 +55,9 @@ type DiskTest struct {
 	Disk    cluster.Disk `json:"disk"`
 	Verdict string       `json:"verdict"`
 	Content string       `json:"content,omitempty"` // what is on it, empty if that could not be read
+	// Preempt is how long the disk takes to take a key away, ReadKeys to name them: medians.
+	Preempt  time.Duration `json:"preempt_ns,omitempty"`
+	ReadKeys time.Duration `json:"read_keys_ns,omitempty"`
 }
 
 // VolumeRequest makes a volume, on the node of the request's path.
@@ -326,7 +329,7 @@ func (s *Server) testDisk(w http.ResponseWriter, r *http.Request) error {
 		return fmt.Errorf("disk %s could not be tested: %w", d.Name(), err)
 	}
 	d.FastFenced, d.Because, d.Paths = v.FastFenced, v.Because, v.Paths
-	out := DiskTest{Disk: d, Verdict: fmt.Sprint(v)}
+	out := DiskTest{Disk: d, Verdict: fmt.Sprint(v), Preempt: v.Preempt, ReadKeys: v.ReadKeys}
 	if c, err := s.backend.Disks().Identify(wwn); err == nil {
 		out.Content = c.String()
 	}

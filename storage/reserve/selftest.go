@@ -18,11 +18,18 @@ type Verdict struct {
 	// Paths that played, and how many commands it took.
 	Paths    []string
 	Commands int
+	// Preempt is how long the disk takes to take a key away together with what is under way, and ReadKeys to name the
+	// keys: medians of what was sent from this machine, 0 if nothing was.
+	Preempt, ReadKeys time.Duration
 }
 
 func (v Verdict) String() string {
 	if v.FastFenced {
-		return fmt.Sprintf("fast-fenced: %d commands through %s went as they must", v.Commands, strings.Join(v.Paths, ", "))
+		took := ""
+		if v.Preempt > 0 {
+			took = fmt.Sprintf("; a key is taken away in %s", v.Preempt.Round(100*time.Microsecond))
+		}
+		return fmt.Sprintf("fast-fenced: %d commands through %s went as they must%s", v.Commands, strings.Join(v.Paths, ", "), took)
 	}
 	return "not fast-fenced, because " + v.Because
 }
@@ -60,9 +67,10 @@ func SelfTest(ctx context.Context, codec Codec, o TestOptions, paths ...Nexus) (
 		}
 		return v, err
 	}
+	took := map[Op][]time.Duration{}
 	for i := range paths {
 		pair := []Nexus{paths[i], paths[(i+1)%len(paths)]}
-		n, err := play(ctx, codec, pair)
+		n, err := play(ctx, codec, pair, took)
 		v.Commands += n
 		var fault *Fault
 		switch {
@@ -73,8 +81,22 @@ func SelfTest(ctx context.Context, codec Codec, o TestOptions, paths ...Nexus) (
 			return v, errors.Join(err, tidyAfter(ctx, codec, paths))
 		}
 	}
-	v.FastFenced = true
+	v.FastFenced, v.Preempt, v.ReadKeys = true, median(took[PreemptAbort]), median(took[ReadKeys])
 	return v, nil
+}
+
+func median(list []time.Duration) time.Duration {
+	if len(list) == 0 {
+		return 0
+	}
+	slices.Sort(list)
+	return list[len(list)/2]
+}
+
+// away tells whether a nexus is another machine's: a command takes longer there than at the disk.
+func away(n Nexus) bool {
+	r, ok := n.(interface{ Away() bool })
+	return ok && r.Away()
 }
 
 // vacate makes sure that nobody is registered: leftovers of an earlier self-test are cleared.
@@ -139,7 +161,7 @@ func tidy(ctx context.Context, codec Codec, paths []Nexus) error {
 }
 
 // play runs the plan on one pair and returns how many commands it took.
-func play(ctx context.Context, codec Codec, pair []Nexus) (int, error) {
+func play(ctx context.Context, codec Codec, pair []Nexus, took map[Op][]time.Duration) (int, error) {
 	n := 1
 	capacity, err := calm(ctx, pair[0], Command{Op: ReadCapacity})
 	if err != nil {
@@ -154,7 +176,11 @@ func play(ctx context.Context, codec Codec, pair []Nexus) (int, error) {
 		p := pair[s.Nexus]
 		for tries := 1; ; tries++ {
 			n++
+			begin := time.Now()
 			a, err := p.Exec(ctx, c)
+			if err == nil && !away(p) {
+				took[c.Op] = append(took[c.Op], time.Since(begin))
+			}
 			if c.Op == ReadBlock && err == nil && block == nil {
 				block = a.Data
 			}

@@ -29,6 +29,7 @@ func main() {
 	flag.StringVar(&b.image, "image", "cache/image", "folder of the image")
 	flag.StringVar(&b.demo, "demo", "cache/demo", "folder of the demo")
 	flag.StringVar(&b.skein, "skein", "bin/skein", "the operator's tool")
+	flag.StringVar(&b.only, "only", "", "volumes: only what concerns them; empty: everything")
 	flag.IntVar(&b.cuts, "cuts", 5, "how many power cuts of each kind")
 	flag.Parse()
 	if err := b.run(context.Background()); err != nil {
@@ -39,6 +40,7 @@ func main() {
 
 type bench struct {
 	image, demo, skein string
+	only               string
 	cuts               int
 	dir                string
 }
@@ -53,6 +55,9 @@ func (b *bench) run(ctx context.Context) (err error) {
 		if st, err := os.Stat(filepath.Join(b.image, f)); err == nil {
 			fmt.Printf("%-44s %6.1f MB\n", "size of "+f, float64(st.Size())/1e6)
 		}
+	}
+	if b.only == "volumes" {
+		return b.volumes()
 	}
 	bare, err := b.bareBoot(ctx)
 	if err != nil {
@@ -103,6 +108,9 @@ func (b *bench) run(ctx context.Context) (err error) {
 		fmt.Printf("outage seen by a client, power cut of\n  %-42s p50 %.0f ms, p99 %.0f ms, max %.0f ms of %d\n",
 			kind.name, at(0.5), at(0.99), gaps[len(gaps)-1], len(gaps))
 	}
+	if err := b.volumes(); err != nil {
+		return fmt.Errorf("volumes: %w", err)
+	}
 	fmt.Println(load())
 	return nil
 }
@@ -135,7 +143,7 @@ func (b *bench) call(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, b.skein, args...)
-	cmd.Env = append(os.Environ(), "SKEIN_LAB_DIR="+filepath.Join(b.dir, "lab"), "SKEIN_CONFIG="+filepath.Join(b.dir, "contexts.json"), "SKEIN_CONTEXT=")
+	cmd.Env = append(os.Environ(), "SKEIN_LAB_DIR="+filepath.Join(b.dir, "lab"), "SKEIN_CONFIG="+filepath.Join(b.dir, "contexts.json"), "SKEIN_CONTEXT=", "TZ=UTC")
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	if err := cmd.Run(); err != nil {
