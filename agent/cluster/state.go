@@ -21,6 +21,8 @@ const (
 	KeyDisks     = KeyRoot + "disks/"      // disks/<WWN> -> Disk, enrolled
 	KeyVolumes   = KeyRoot + "volumes/"    // volumes/<name> -> VolumeRecord
 	KeyKept      = KeyRoot + "kept/"       // kept/<digest> -> KeptBlob, on the cluster disk
+	KeyShared    = KeyRoot + "shared/"     // shared/<name> -> SharedRecord
+	KeyReports   = KeyRoot + "reports/"    // reports/<shared file system>/<node> -> SharedReport, the newest
 	KeyEvents    = KeyRoot + "events/"     // events/<20-digit sequence> -> Event, the last 1000
 	KeyMeta      = KeyRoot + "meta"        // Meta
 	KeyDisk      = KeyRoot + "clusterdisk" // ClusterDisk, if there is one; its name begins no other one
@@ -110,6 +112,8 @@ type State struct {
 	Disks      []Disk
 	Volumes    []VolumeRecord
 	Kept       []KeptBlob
+	Shared     []SharedRecord
+	Reports    []SharedReport
 	// Events are not part of it: they are read by whoever shows them.
 }
 

@@ -241,6 +241,9 @@ func (s *State) CheckNewVolume(v *VolumeRecord, size int64) error {
 	if o := s.VolumeOn(d.WWN); o != nil {
 		return fmt.Errorf("disk %s has volume %s already: a disk has one reservation, so one volume; export another LUN for this one", d.Name(), o.Name)
 	}
+	if o := s.SharedOn(d.WWN); o != nil {
+		return fmt.Errorf("disk %s has the shared file system %s: export another LUN for this volume", d.Name(), o.Name)
+	}
 	switch {
 	case d.Size < MinVolume:
 		return fmt.Errorf("disk %s has %d bytes: a volume needs %d", d.Name(), d.Size, MinVolume)

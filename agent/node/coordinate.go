@@ -26,6 +26,7 @@ type coordinator struct {
 	pairTold   bool                     // the warning of that is written
 	restarting map[string]bool          // incarnations whose agent restarts; the event is written
 	calm       map[string]*calm         // node -> what is not credited to its trouble yet
+	sharedAt   map[string]time.Duration // shared file system -> from when its membership may be written again
 
 	inFlight  int
 	startedAt time.Duration // of the newest transactions of a plan
@@ -37,7 +38,7 @@ type coordinator struct {
 }
 
 func newCoordinator() coordinator {
-	return coordinator{nodeAt: map[string]time.Duration{}, ended: map[string]time.Duration{}, restarting: map[string]bool{}, fences: map[string]*fencing{}, calm: map[string]*calm{}}
+	return coordinator{nodeAt: map[string]time.Duration{}, ended: map[string]time.Duration{}, restarting: map[string]bool{}, fences: map[string]*fencing{}, calm: map[string]*calm{}, sharedAt: map[string]time.Duration{}}
 }
 
 func (c *coordinator) noteEnded(now time.Duration, st *cluster.State) {
@@ -69,6 +70,7 @@ func (b *Brain) coordinate(now time.Duration) {
 	b.warnOfPair(now)
 	b.declareLost(now)
 	b.plan(now)
+	b.share(now)
 	b.fence(now) // after the plan: who needs no such proof goes first
 }
 

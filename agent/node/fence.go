@@ -137,6 +137,9 @@ func (b *Brain) MayCut(name, boot string) error {
 // needsOff tells whether something that this incarnation owned, or that waits for the end of it, is not content
 // with the end of its lease.
 func (b *Brain) needsOff(n *cluster.Node) bool {
+	if b.state.SharesWith(n.Name) != nil {
+		return true // all who use that file system wait
+	}
 	for i := range b.state.Instances {
 		in := &b.state.Instances[i]
 		owned := in.Node == n.Name && in.BootID == n.BootID || in.After != nil && in.After.Node == n.Name && in.After.BootID == n.BootID

@@ -105,6 +105,12 @@ func (l *Ledger) State() *cluster.State {
 		case cluster.VolumeRecord:
 			v.Revision = r.change
 			st.Volumes = append(st.Volumes, v)
+		case cluster.SharedRecord:
+			v.Revision = r.change
+			st.Shared = append(st.Shared, v)
+		case cluster.SharedReport:
+			v.Revision = r.change
+			st.Reports = append(st.Reports, v)
 		case string: // a slot
 		default:
 			panic(fmt.Sprintf("ledger: record %s of unknown type %T", k, v))

@@ -14,7 +14,7 @@ import (
 )
 
 // statePrefixes are what a State is made of; meta is one key.
-var statePrefixes = []string{cluster.KeyNodes, cluster.KeyServices, cluster.KeyInstances, cluster.KeyStatus, cluster.KeyImages, cluster.KeyBMCs, cluster.KeyFences, cluster.KeyWatchdogs, cluster.KeySANs, cluster.KeyDisks, cluster.KeyVolumes, cluster.KeyKept, cluster.KeyDisk}
+var statePrefixes = []string{cluster.KeyNodes, cluster.KeyServices, cluster.KeyInstances, cluster.KeyStatus, cluster.KeyImages, cluster.KeyBMCs, cluster.KeyFences, cluster.KeyWatchdogs, cluster.KeySANs, cluster.KeyDisks, cluster.KeyVolumes, cluster.KeyKept, cluster.KeyShared, cluster.KeyReports, cluster.KeyDisk}
 
 // Read reads the whole state as it is now: all that was committed before the call is in it.
 func (s *Store) Read(ctx context.Context) (*cluster.State, error) {
@@ -178,6 +178,20 @@ func (b *builder) put(kv *mvccpb.KeyValue) error {
 		}
 		v.Revision = kv.ModRevision
 		set(b, cluster.KeyKept, &b.next.Kept, key, v, (*cluster.KeptBlob).Key)
+	case strings.HasPrefix(key, cluster.KeyShared):
+		var v cluster.SharedRecord
+		if err := json.Unmarshal(kv.Value, &v); err != nil {
+			return err
+		}
+		v.Revision = kv.ModRevision
+		set(b, cluster.KeyShared, &b.next.Shared, key, v, (*cluster.SharedRecord).Key)
+	case strings.HasPrefix(key, cluster.KeyReports):
+		var v cluster.SharedReport
+		if err := json.Unmarshal(kv.Value, &v); err != nil {
+			return err
+		}
+		v.Revision = kv.ModRevision
+		set(b, cluster.KeyReports, &b.next.Reports, key, v, (*cluster.SharedReport).Key)
 	}
 	return nil
 }
@@ -210,6 +224,10 @@ func (b *builder) remove(key string) {
 		unset(b, cluster.KeyVolumes, &b.next.Volumes, key, (*cluster.VolumeRecord).Key)
 	case strings.HasPrefix(key, cluster.KeyKept):
 		unset(b, cluster.KeyKept, &b.next.Kept, key, (*cluster.KeptBlob).Key)
+	case strings.HasPrefix(key, cluster.KeyShared):
+		unset(b, cluster.KeyShared, &b.next.Shared, key, (*cluster.SharedRecord).Key)
+	case strings.HasPrefix(key, cluster.KeyReports):
+		unset(b, cluster.KeyReports, &b.next.Reports, key, (*cluster.SharedReport).Key)
 	}
 }
 
