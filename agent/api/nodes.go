@@ -72,6 +72,10 @@ func (s *Server) removeNode(w http.ResponseWriter, r *http.Request) error {
 	if id := waitsForEnd(s.backend.State(), n); id != "" {
 		return conflict("%s waits for proof that node %s is off, and its removal would count as that: if you know that it is off, say so first with 'skein fence confirm %[2]s'", id, n.Name)
 	}
+	st := s.backend.State()
+	if rec := st.SharesWith(n.Name); rec != nil {
+		return conflict("node %s is still a member of shared file system %s, and without proof that it writes no more its journal cannot be replayed: if you know that it is off, say so first with 'skein fence confirm %[1]s'", n.Name, rec.Name)
+	}
 	_, who := s.role(r)
 	t := cluster.Txn{
 		Conditions: []cluster.Condition{{Key: n.Key(), Revision: n.Revision}},
@@ -79,6 +83,11 @@ func (s *Server) removeNode(w http.ResponseWriter, r *http.Request) error {
 			(&cluster.Fence{Node: n.Name}).Key()},
 		Events: []cluster.Event{{Time: time.Now(), Node: s.backend.Self(), Kind: cluster.EventNode, Subject: n.Name,
 			Text: "removed from the cluster", Why: "asked by operator " + who}},
+	}
+	for i := range st.Shared { // and it has not become one meanwhile
+		rec := &st.Shared[i]
+		t.Conditions = append(t.Conditions, cluster.Condition{Key: rec.Key(), Revision: rec.Revision})
+		t.Deletes = append(t.Deletes, (&cluster.SharedReport{FileSystem: rec.Name, Node: n.Name}).Key())
 	}
 	if err := s.commit(r, t, "remove "+n.Name); err != nil {
 		return err

@@ -298,6 +298,9 @@ func (s *Server) testDisk(w http.ResponseWriter, r *http.Request) error {
 	if old != nil {
 		wwn = old.WWN
 	}
+	if o := st.SharedOn(wwn); o != nil {
+		return conflict("disk %s has the shared file system %s: a test would cut nodes off that write to it", wwn, o.Name)
+	}
 	if user := st.UserOf(wwn); user != "" {
 		return conflict("disk %s has %s's volume: a test would take it away; stop that service first", wwn, user)
 	}
