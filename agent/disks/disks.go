@@ -76,6 +76,8 @@ type disk struct {
 	paths  []Nexus
 	// fresh are the paths, by name, that the claim has registered and the map has not taken in yet.
 	fresh map[string]bool
+	// together: nodes write it at once, and a lock manager keeps them apart. No node claims it.
+	together bool
 }
 
 // lock waits no longer than ctx lasts, so that one who holds the lock can end one who waits for it.
@@ -138,6 +140,9 @@ func (m *Manager) Do(ctx context.Context, v cluster.Volume, op takeover.StorageO
 		return false, nil, err
 	}
 	defer d.unlock()
+	if d.together {
+		return false, nil, fmt.Errorf("disk %s has a shared file system that this node uses: it is no volume's", v.Disk)
+	}
 	if d.volume == nil || d.key != key {
 		if err := m.open(ctx, d, v, op, key); err != nil {
 			return false, nil, err
@@ -508,6 +513,9 @@ func (m *Manager) idle(ctx context.Context, wwn string) (Seen, *disk, error) {
 		return s, nil, err
 	}
 	err = func() error {
+		if d.together {
+			return fmt.Errorf("disk %s has a shared file system that this node uses", wwn)
+		}
 		if device := m.deviceOf(s); device != "" {
 			if err := m.cfg.Unused(device); err != nil {
 				return fmt.Errorf("disk %s is in use on this node: %w", wwn, err)

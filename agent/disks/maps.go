@@ -113,6 +113,35 @@ func (m *Manager) current(wwn string) string {
 	return ""
 }
 
+// Together opens a disk that nodes write at once under a lock manager, without a claim, and gives its device when I/O can
+// be done to it. It stays so until the agent ends, and what the map takes in needs no key.
+func (m *Manager) Together(ctx context.Context, wwn string) (string, error) {
+	s, err := m.find(wwn)
+	if err != nil {
+		return "", err
+	}
+	d := m.disk(wwn)
+	if err := d.lock(ctx); err != nil {
+		return "", err
+	}
+	err = func() error {
+		if d.volume != nil {
+			return fmt.Errorf("disk %s is claimed for a volume on this node", wwn)
+		}
+		d.together = true
+		mp, err := m.mapOf(s)
+		if err == nil && mp != nil && mp.State().Closed {
+			err = mp.Open()
+		}
+		return err
+	}()
+	d.unlock()
+	if err != nil {
+		return "", err
+	}
+	return m.ready(ctx, wwn)
+}
+
 // ready waits until I/O can be done to a disk that was claimed, and gives its device.
 func (m *Manager) ready(ctx context.Context, wwn string) (string, error) {
 	s, err := m.find(wwn)
@@ -179,6 +208,9 @@ func (m *Manager) admit(ctx context.Context, wwn, dev string) error {
 		return err
 	}
 	defer d.unlock()
+	if d.together {
+		return nil
+	}
 	if d.volume == nil {
 		return errors.New("this node has no claim on the disk")
 	}
