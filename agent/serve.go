@@ -46,6 +46,7 @@ type parts struct {
 	runner   *workload.Runner
 	balancer *balance.Balancer
 	disks    *disks.Manager
+	shares   *sharedFS
 	peers    *peers
 
 	state atomic.Pointer[cluster.State]
@@ -128,6 +129,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	}
 	brain := node.New(self, node.Config{Member: cfg, Watchdog: dog, Resumed: m.resumed, Decided: p.decided}, &world{parts: p, ctx: ctx})
 	brain.Ledger(first, p.store.Leader())
+	p.shares.Ledger(first)
 
 	go func() {
 		cancel(a.readPID1(p.runtime.Exited, func(until time.Duration) { a.loop.must(ctx, func(b *node.Brain) { b.Bound(until) }) })) // ends with the connection, which outlives this function
@@ -159,6 +161,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	run(p.keepDisk)
 	run(p.keepImages)
 	run(p.keepSAN)
+	run(p.keepShared)
 	run(p.tellSAN)
 	run(p.disks.Watch)
 	run(p.followDisks)
@@ -198,8 +201,8 @@ func (p *parts) open() error {
 	}
 	if p.runtime, err = container.New(container.Config{
 		Root: p.a.path("containers"), Images: p.images, Cgroup: "/skein.services",
-		Volumes: p.a.path("volumes"),
-		Bridge:  network.Bridge, Subnet: p.m.net.Subnet(), Log: log.With("part", "containers"),
+		Volumes: p.a.path("volumes"), Shared: SharedRoot,
+		Bridge: network.Bridge, Subnet: p.m.net.Subnet(), Log: log.With("part", "containers"),
 	}); err != nil {
 		return err
 	}
@@ -211,8 +214,9 @@ func (p *parts) open() error {
 	if p.disks, err = p.openDisks(); err != nil {
 		return err
 	}
+	p.shares = p.openShares(p.m.Meta, &p.m.Node)
 	p.runner = workload.NewRunner(workload.RunnerConfig{
-		Node: p.a.id.Name, Runtime: p.runtime, Images: ensurer{p}, Volumes: p.disks, Log: log.With("part", "runner"),
+		Node: p.a.id.Name, Runtime: p.runtime, Images: ensurer{p}, Volumes: attached{p}, Log: log.With("part", "runner"),
 		Report: p.report,
 	})
 	return nil
@@ -289,6 +293,7 @@ func (p *parts) watch(ctx context.Context) {
 			}
 		}
 		p.a.loop.must(ctx, func(b *node.Brain) { b.Ledger(st, leader) })
+		p.shares.Ledger(st)
 		wake(p.publishing)
 		wake(p.fetching)
 		wake(p.warming)

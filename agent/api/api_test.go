@@ -31,6 +31,7 @@ type memory struct {
 	left      string // how and why
 	frozen    error  // of commits
 	disks     Disks
+	shared    SharedFS
 	san       NodeSAN
 	targets   map[netip.AddrPort][]iscsi.Portal // by the portal that names them
 }
@@ -43,7 +44,8 @@ func (m *memory) DiscoverSAN(_ context.Context, portal netip.AddrPort) ([]iscsi.
 	return nil, fmt.Errorf("ask %s for its targets: no connection", portal)
 }
 
-func (m *memory) Disks() Disks { return m.disks }
+func (m *memory) Disks() Disks       { return m.disks }
+func (m *memory) SharedFS() SharedFS { return m.shared }
 func (m *memory) CommitAt(ctx context.Context, t cluster.Txn) (int64, bool, error) {
 	ok, err := m.Commit(ctx, t)
 	return int64(100 + len(m.committed)), ok, err

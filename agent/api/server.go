@@ -35,6 +35,7 @@ type Backend interface {
 	CommitAt(ctx context.Context, t cluster.Txn) (revision int64, ok bool, err error)
 	// Disks are those of this node.
 	Disks() Disks
+	SharedFS() SharedFS
 	// SAN is this node's side of the storage network.
 	SAN() NodeSAN
 	// DiscoverSAN has this node ask a portal for its targets (SendTargets).
@@ -136,6 +137,7 @@ func NewServer(b Backend, join http.Handler, role func(*http.Request) (string, s
 	s.handle("PUT /v1/clusterdisk", operator, s.setClusterDisk)
 	s.handle("GET /v1/clusterdisk", reader, s.showClusterDisk)
 	s.storageRoutes(reader, operator)
+	s.sharedRoutes(reader, operator)
 	// Where a slow agent spends its time, for `go tool pprof`.
 	s.handle("GET /debug/pprof/profile", operator, func(w http.ResponseWriter, r *http.Request) error { pprof.Profile(w, r); return nil })
 	s.handle("GET /debug/pprof/", operator, func(w http.ResponseWriter, r *http.Request) error { pprof.Index(w, r); return nil })

@@ -32,6 +32,7 @@ func (s *Server) deploy(w http.ResponseWriter, r *http.Request) error {
 	t, result := deployTxn(st, stack, req.Services)
 	if len(t.Puts)+len(t.Deletes) > 0 {
 		holdVolumes(st, &t)
+		holdShares(st, &t)
 		_, who := s.role(r)
 		for i := range t.Events {
 			t.Events[i].Node, t.Events[i].Time = s.backend.Self(), time.Now()
@@ -60,6 +61,9 @@ func checkServices(st *cluster.State, stack string, services []cluster.Service) 
 	for i := range services {
 		svc := &services[i]
 		if err := st.ResolveVolumes(svc); err != nil {
+			return badRequest("%w", err)
+		}
+		if err := st.ResolveShares(svc); err != nil {
 			return badRequest("%w", err)
 		}
 		if err := svc.CheckVolumes(); err != nil {

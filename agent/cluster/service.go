@@ -64,6 +64,7 @@ type Service struct {
 
 	Ports    []Port       `json:"ports,omitempty"`
 	Volumes  []Volume     `json:"volumes,omitempty"`
+	Shares   []SharedUse  `json:"shares,omitempty"`   // folders of shared file systems
 	Floating []netip.Addr `json:"floating,omitempty"` // x-skein: addresses that move with the service
 
 	// Hash changes when an instance has to be replaced to follow the spec.

@@ -71,8 +71,8 @@ func (r *Runtime) bundle(name string, in cluster.Instance, root Root, addr netip
 	}
 	spec, err := makeSpec(specInput{instance: in, image: root.Config, user: u, home: home, hostname: hostname,
 		rootfs: filepath.Join(dir, "rootfs"), etc: filepath.Join(dir, "etc"), files: files,
-		volumes: r.cfg.Volumes,
-		netns:   filepath.Join(dir, "netns"), cgroup: cgroup, noFile: maxOpenFiles()})
+		volumes: r.cfg.Volumes, shared: r.cfg.Shared,
+		netns: filepath.Join(dir, "netns"), cgroup: cgroup, noFile: maxOpenFiles()})
 	if err != nil {
 		return err
 	}

@@ -31,6 +31,8 @@ type Config struct {
 	// Volumes is the folder in which the agent mounts volumes, each under its name: a container gets the folder
 	// data of it. If the volume is not mounted there is no such folder, and the container does not start.
 	Volumes string
+	// Shared is the folder in which shared file systems are mounted, each under its name.
+	Shared string
 
 	Bridge   string       // skein0; it must exist when a container is started
 	Subnet   netip.Prefix // the node's: .1 is the bridge, the rest is for containers

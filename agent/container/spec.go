@@ -22,6 +22,7 @@ type specInput struct {
 	rootfs   string   // the container's overlay
 	etc      string   // folder with resolv.conf, hosts, hostname
 	files    []string // paths of the contents of Spec.Files, in order
+	shared   string   // folder in which shared file systems are mounted, each under its name
 	volumes  string   // folder in which the instance's volumes are mounted, each under its name
 	netns    string
 	cgroup   string // empty: no cgroup
@@ -175,12 +176,25 @@ func mounts(in specInput) ([]specs.Mount, error) {
 		if err := checkTarget(v.Target); err != nil {
 			return nil, fmt.Errorf("volume %s at %q: %w", v.Name, v.Target, err)
 		}
-		if in.volumes == "" || v.Name == "" || strings.ContainsAny(v.Name, "/\x00") || v.Name[0] == '.' {
+		if in.volumes == "" || !plainName(v.Name) {
 			return nil, fmt.Errorf("volume %q: this node has no place for it", v.Name)
 		}
 		// Private: the node must be able to unmount it as soon as the container has gone.
 		m := specs.Mount{Destination: path.Clean(v.Target), Type: "bind", Source: path.Join(in.volumes, v.Name, "data"), Options: []string{"bind", "nosuid", "nodev", "rprivate"}}
 		if v.ReadOnly {
+			m.Options = append(m.Options, "ro")
+		}
+		out = append(out, m)
+	}
+	for _, u := range svc.Shares {
+		if err := checkTarget(u.Target); err != nil {
+			return nil, fmt.Errorf("folder %s at %q: %w", u.Folder, u.Target, err)
+		}
+		if in.shared == "" || !plainName(u.Name) || !plainName(u.Folder) {
+			return nil, fmt.Errorf("folder %q of shared file system %q: this node has no place for it", u.Folder, u.Name)
+		}
+		m := specs.Mount{Destination: path.Clean(u.Target), Type: "bind", Source: path.Join(in.shared, u.Name, u.Folder), Options: []string{"bind", "nosuid", "nodev", "rprivate"}}
+		if u.ReadOnly {
 			m.Options = append(m.Options, "ro")
 		}
 		out = append(out, m)
@@ -246,4 +260,9 @@ func resources(l cluster.Resources) (*specs.LinuxResources, error) {
 		r.Memory = &specs.LinuxMemory{Limit: &m, Swap: &m} // equal: no swap on top
 	}
 	return r, nil
+}
+
+// plainName tells whether a name is one of a file in a folder, and of no other.
+func plainName(name string) bool {
+	return name != "" && name[0] != '.' && !strings.ContainsAny(name, "/\x00")
 }

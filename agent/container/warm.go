@@ -34,7 +34,7 @@ const mostWarm = 64
 //
 // Only one Warm may be under way at a time; Start may be called meanwhile.
 func (r *Runtime) Warm(ctx context.Context, list []cluster.Instance) error {
-	list = slices.DeleteFunc(slices.Clone(list), func(in cluster.Instance) bool { return len(in.Spec.Volumes) > 0 })
+	list = slices.DeleteFunc(slices.Clone(list), func(in cluster.Instance) bool { return len(in.Spec.Volumes)+len(in.Spec.Shares) > 0 })
 	if len(list) > mostWarm {
 		list = list[:mostWarm]
 	}

@@ -599,10 +599,7 @@ func (m *Manager) Grow(ctx context.Context, r cluster.VolumeRecord) (int64, erro
 	if u == nil {
 		return 0, fmt.Errorf("volume %s: %w", r.Name, ErrNotMounted)
 	}
-	if err := m.cfg.Scan.Rescan(r.Disk); err != nil {
-		return 0, err
-	}
-	s, err := m.find(r.Disk)
+	s, err := m.rescan(r.Disk)
 	if err != nil {
 		return 0, err
 	}

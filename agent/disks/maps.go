@@ -142,6 +142,25 @@ func (m *Manager) Together(ctx context.Context, wwn string) (string, error) {
 	return m.ready(ctx, wwn)
 }
 
+// Apart ends Together: the disk can be claimed again. Nobody may have its device open any more.
+func (m *Manager) Apart(ctx context.Context, wwn string) error {
+	d := m.disk(wwn)
+	if err := d.lock(ctx); err != nil {
+		return err
+	}
+	defer d.unlock()
+	if !d.together {
+		return nil
+	}
+	if mp := m.mapNow(wwn); mp != nil {
+		if err := errors.Join(mp.FailQueue(ctx), mp.Drain(ctx)); err != nil {
+			return err
+		}
+	}
+	d.together = false
+	return nil
+}
+
 // ready waits until I/O can be done to a disk that was claimed, and gives its device.
 func (m *Manager) ready(ctx context.Context, wwn string) (string, error) {
 	s, err := m.find(wwn)
@@ -365,4 +384,22 @@ func (m *Manager) registrations(ctx context.Context, device string, near uint64)
 		out = append(out, r)
 	}
 	return out, nil
+}
+
+// rescan has the kernel ask all paths for the disk's size.
+func (m *Manager) rescan(wwn string) (Seen, error) {
+	if err := m.cfg.Scan.Rescan(wwn); err != nil {
+		return Seen{}, err
+	}
+	return m.find(wwn)
+}
+
+// Grown makes the map of a disk as large as the disk has become, and tells that size, bytes.
+func (m *Manager) Grown(ctx context.Context, wwn string) (int64, error) {
+	s, err := m.rescan(wwn)
+	if err != nil {
+		return 0, err
+	}
+	_, err = m.grown(ctx, s)
+	return s.Size, err
 }

@@ -16,6 +16,10 @@ func (b *Brain) share(now time.Duration) {
 		if now < b.coord.sharedAt[rec.Name] {
 			continue
 		}
+		if rec.Removing && len(rec.Membership.Members) == 0 {
+			b.forgetShared(now, rec)
+			continue
+		}
 		m, why, ok := shared.Plan(rec.Membership, b.shareReports(rec), rec.Journals, func(m shared.Member) bool { return b.wroteItsLast(now, m) })
 		if !ok {
 			continue
@@ -41,6 +45,24 @@ func (b *Brain) share(now time.Duration) {
 	}
 }
 
+// forgetShared removes a file system that nobody uses any more.
+func (b *Brain) forgetShared(now time.Duration, rec *cluster.SharedRecord) {
+	b.coord.sharedAt[rec.Name] = now + stuck
+	t := cluster.Txn{
+		Conditions: []cluster.Condition{{Key: rec.Key(), Revision: rec.Revision}},
+		Deletes:    []string{rec.Key()},
+		Events: []cluster.Event{{Kind: cluster.EventStorage, Subject: rec.Name,
+			Text: fmt.Sprintf("shared file system %s was removed; what it held is still on disk %s", rec.Name, rec.Disk), Why: "no node uses it any more"}},
+	}
+	for i := range b.state.Reports {
+		if r := &b.state.Reports[i]; r.FileSystem == rec.Name {
+			t.Deletes = append(t.Deletes, r.Key())
+		}
+	}
+	name := rec.Name
+	b.commit(t, func(bool, error) { b.coord.sharedAt[name] = b.world.Now() + retry })
+}
+
 // shareReports are the reports on a file system that count. Who asks to be let in has to be the node as the ledger
 // has it, not lost, and there has to be something to mount.
 func (b *Brain) shareReports(rec *cluster.SharedRecord) (out []shared.Report) {
@@ -51,7 +73,7 @@ func (b *Brain) shareReports(rec *cluster.SharedRecord) (out []shared.Report) {
 		}
 		if !rec.Membership.Has(r.Report.Member) {
 			n := b.state.Node(r.Node)
-			if !rec.Ready || n == nil || n.State == cluster.NodeLost || b.state.SharedMember(n) != r.Report.Member {
+			if !rec.Ready || rec.Removing || n == nil || n.State == cluster.NodeLost || b.state.SharedMember(n) != r.Report.Member {
 				continue
 			}
 		}

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/skein-os/skein/agent/cluster"
@@ -141,5 +142,24 @@ func TestShareOnlyTheCoordinator(t *testing.T) {
 	list, _ := shares(s.answer(true, nil))
 	if len(list) != 1 || len(list[0].Left) != 1 || list[0].Left[0].Node != "n2" {
 		t.Errorf("got %v, want one membership that n2 has left", list)
+	}
+}
+
+// TestShareIsForgotten: one that is to be removed lets nobody in, and is forgotten with its reports when it has no member.
+func TestShareIsForgotten(t *testing.T) {
+	for _, members := range []int{3, 0} {
+		s, st := sharing(t)
+		st = next(st, func(st *cluster.State) {
+			st.Shared[0].Removing = true
+			st.Shared[0].Membership.Members = st.Shared[0].Membership.Members[:members]
+		})
+		s.brain.Ledger(st, true)
+		var gone []string
+		for _, t := range s.answer(true, nil) {
+			gone = append(gone, t.Deletes...)
+		}
+		if want := members == 0; slices.Contains(gone, "/skein/shared/files") != want || slices.Contains(gone, "/skein/reports/files/n2") != want {
+			t.Errorf("%d members: got %v deleted", members, gone)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -26,6 +27,8 @@ type Config struct {
 	Device func(ctx context.Context, wwn string) (string, error)
 	// Commit writes a report to the ledger.
 	Commit func(ctx context.Context, r cluster.SharedReport) error
+	// Released is told of a disk whose file system the ledger does not have any more. It must not block.
+	Released func(wwn string)
 	// Broken is told once of a file system that this node cannot use before it has been reset. It must not block.
 	Broken func(name, why string)
 	Log    *slog.Logger
@@ -50,10 +53,12 @@ type Node struct {
 type use struct {
 	ctl    *shared.Controller
 	dir    string
+	wwn    string
 	busy   bool // a mount or an unmount is under way
 	again  time.Time
 	report *shared.Report // newest
 	told   bool           // Broken was called
+	cancel context.CancelFunc
 }
 
 // New makes a Node; Run runs it.
@@ -103,7 +108,11 @@ func (n *Node) follow(ctx context.Context, wg *sync.WaitGroup) {
 	n.mu.Lock()
 	st := n.state
 	n.mu.Unlock()
-	if st == nil || len(st.Shared) == 0 {
+	if st == nil {
+		return
+	}
+	n.forget(st)
+	if len(st.Shared) == 0 {
 		return // no module is loaded on a cluster that has none
 	}
 	if !n.open {
@@ -116,7 +125,7 @@ func (n *Node) follow(ctx context.Context, wg *sync.WaitGroup) {
 	me := st.Node(n.c.Self.Node)
 	for i := range st.Shared {
 		rec := &st.Shared[i]
-		u, err := n.use(ctx, wg, rec.Name)
+		u, err := n.use(ctx, wg, rec.Name, rec.Disk)
 		if err != nil {
 			n.c.Log.Error("a shared file system cannot be used on this node", "name", rec.Name, "err", err)
 			continue
@@ -135,13 +144,72 @@ func (n *Node) follow(ctx context.Context, wg *sync.WaitGroup) {
 		u.ctl.Committed(rec.Membership)
 		n.say(ctx, rec.Name, u, shown)
 		// Who is not a member of the cluster in this boot, or not ready, has nothing to do there.
-		wanted := rec.Ready && me != nil && me.Epoch == n.c.Self.Incarnation && !me.Witness && me.State == cluster.NodeOnline
-		n.mount(ctx, rec, u, wanted, me != nil && me.State == cluster.NodeDrained)
+		wanted := rec.Ready && !rec.Removing && me != nil && me.Epoch == n.c.Self.Incarnation && !me.Witness && me.State == cluster.NodeOnline
+		n.mount(ctx, rec, u, wanted, rec.Removing || me != nil && me.State == cluster.NodeDrained)
 	}
 }
 
+// forget ends what concerns file systems that the ledger does not have any more: one of the same name is another one.
+func (n *Node) forget(st *cluster.State) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for name, u := range n.used {
+		if st.SharedFS(name) != nil || u.busy {
+			continue
+		}
+		u.cancel()
+		delete(n.used, name)
+		if err := os.Remove(n.file(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			n.c.Log.Warn("forget a shared file system", "name", name, "err", err)
+		}
+		n.c.Released(u.wwn)
+	}
+}
+
+func (n *Node) file(name string) string { return filepath.Join(n.c.Keep, name+".json") }
+
+// Mounted is nil if the file system is mounted on this node; else it says what is missing.
+func (n *Node) Mounted(name string) error {
+	n.mu.Lock()
+	u := n.used[name]
+	n.mu.Unlock()
+	if u == nil {
+		return fmt.Errorf("shared file system %s is not known on this node yet", name)
+	}
+	if s, err := n.c.Driver.Status(name); err == nil && s.Mounted && !s.Withdrawn {
+		return nil
+	}
+	if w := u.ctl.Waiting(); w != "" {
+		return fmt.Errorf("shared file system %s is not mounted on this node: %s", name, w)
+	}
+	return fmt.Errorf("shared file system %s is not mounted on this node yet", name)
+}
+
+// Use is where this node is with a file system.
+type Use struct {
+	State   shared.State  `json:"state"`
+	Waiting string        `json:"waiting,omitempty"` // what for, in words
+	Kernel  shared.Status `json:"kernel"`
+}
+
+// Uses tells where this node is with each file system.
+func (n *Node) Uses() map[string]Use {
+	n.mu.Lock()
+	list := maps.Clone(n.used)
+	n.mu.Unlock()
+	out := map[string]Use{}
+	for name, u := range list {
+		x := Use{State: u.ctl.State(), Waiting: u.ctl.Waiting()}
+		if s, err := n.c.Driver.Status(name); err == nil {
+			x.Kernel = s
+		}
+		out[name] = x
+	}
+	return out
+}
+
 // use makes the controller of a file system, once; one that an earlier agent of this boot had goes on.
-func (n *Node) use(ctx context.Context, wg *sync.WaitGroup, name string) (*use, error) {
+func (n *Node) use(ctx context.Context, wg *sync.WaitGroup, name, wwn string) (*use, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if u := n.used[name]; u != nil {
@@ -150,7 +218,7 @@ func (n *Node) use(ctx context.Context, wg *sync.WaitGroup, name string) (*use, 
 	if err := os.MkdirAll(n.c.Keep, 0o700); err != nil {
 		return nil, err
 	}
-	file := filepath.Join(n.c.Keep, name+".json")
+	file := n.file(name)
 	var saved *shared.Saved
 	data, err := os.ReadFile(file)
 	switch {
@@ -162,7 +230,8 @@ func (n *Node) use(ctx context.Context, wg *sync.WaitGroup, name string) (*use, 
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	}
-	u := &use{dir: filepath.Join(n.c.Root, name)}
+	ctx, cancel := context.WithCancel(ctx)
+	u := &use{dir: filepath.Join(n.c.Root, name), wwn: wwn, cancel: cancel}
 	u.ctl = shared.NewController(shared.Config{
 		Driver: n.c.Driver, Name: name, Self: n.c.Self, Saved: saved, Log: n.c.Log,
 		Publish: func(r shared.Report) {

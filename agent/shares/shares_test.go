@@ -85,7 +85,9 @@ type bench struct {
 	kernels map[string]*kernel
 	ends    map[string]context.CancelFunc
 	broken  []string
-	noDisk  bool
+	// released are disks of file systems that were forgotten.
+	released []string
+	noDisk   bool
 }
 
 func newBench(t *testing.T, nodes int) *bench {
@@ -106,6 +108,11 @@ func (b *bench) start(name string, id uint32, epoch uint64) {
 	b.nodes[name] = New(Config{
 		Self:   shared.Member{Node: name, ID: id, Incarnation: epoch, Address: netip.AddrFrom4([4]byte{10, 0, byte(id), 1})},
 		Driver: b.kernels[name], Root: dir + "/shared", Keep: dir + "/keep", Log: slog.New(slog.DiscardHandler),
+		Released: func(wwn string) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.released = append(b.released, wwn)
+		},
 		Device: func(_ context.Context, wwn string) (string, error) {
 			b.mu.Lock()
 			defer b.mu.Unlock()
@@ -145,6 +152,15 @@ func (b *bench) change(f func()) {
 }
 
 func (b *bench) tell() {
+	st := b.st
+	defer func() {
+		for _, n := range b.nodes {
+			n.Ledger(&st)
+		}
+	}()
+	if len(b.st.Shared) == 0 {
+		return
+	}
 	var reports []shared.Report
 	for _, r := range b.st.Reports {
 		reports = append(reports, r.Report)
@@ -153,10 +169,7 @@ func (b *bench) tell() {
 	if ok {
 		b.st.Shared = slices.Clone(b.st.Shared)
 		b.st.Shared[0].Membership = m
-	}
-	st := b.st
-	for _, n := range b.nodes {
-		n.Ledger(&st)
+		st = b.st
 	}
 }
 
@@ -230,5 +243,40 @@ func TestNone(t *testing.T) {
 			t.Error("the driver was opened")
 		}
 		b.ends["n1"]()
+	})
+}
+
+// TestRemoved: one that is removed is unmounted everywhere; when the ledger has forgotten it, its disk is given back, and
+// another of that name begins anew.
+func TestRemoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, 2)
+		b.change(func() { b.st.Shared[0].Ready = true })
+		b.settle()
+		if err := b.nodes["n1"].Mounted("other"); err == nil {
+			t.Error("a file system that nobody knows counts as mounted")
+		}
+		b.change(func() { b.st.Shared[0].Removing = true })
+		b.settle()
+		b.want("n1", "")
+		b.want("n2", "")
+		if got := b.st.Shared[0].Membership.Members; len(got) != 0 {
+			t.Errorf("members %v are left", got)
+		}
+		if len(b.released) != 0 {
+			t.Errorf("disks %v were given back while the ledger has the file system", b.released)
+		}
+		b.change(func() { b.st.Shared, b.st.Reports = nil, nil })
+		b.settle()
+		if !slices.Equal(b.released, []string{"naa.1", "naa.1"}) {
+			t.Errorf("got %v given back, want the disk by both nodes", b.released)
+		}
+		b.change(func() { b.st.Shared = []cluster.SharedRecord{{Name: "files", Disk: "naa.2", Journals: 2, Ready: true}} })
+		b.settle()
+		b.want("n1", "/dev/naa.2")
+		b.want("n2", "/dev/naa.2")
+		for _, end := range b.ends {
+			end()
+		}
 	})
 }

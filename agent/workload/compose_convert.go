@@ -47,6 +47,10 @@ func Hash(s *cluster.Service) string {
 		v := &c.Volumes[i]
 		v.Disk, v.FS, v.UUID, v.Asked = "", "", "", nil
 	}
+	c.Shares = slices.Clone(c.Shares)
+	for i := range c.Shares {
+		c.Shares[i].Name, c.Shares[i].At = "", ""
+	}
 	b, err := json.Marshal(&c) // canonical: struct fields in order, map keys sorted
 	if err != nil {
 		panic("workload: a service that is no JSON: " + err.Error()) // only NaN could do that, Parse lets none in

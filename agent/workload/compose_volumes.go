@@ -16,8 +16,12 @@ import (
 // volumeName is what a volume of the ledger may be called.
 var volumeName = regexp.MustCompile(`^[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?$`)
 
-// VolumeDriver is the driver of a volume that moves with its service.
-const VolumeDriver = "skein"
+const (
+	// VolumeDriver is the driver of a volume that moves with its service.
+	VolumeDriver = "skein"
+	// SharedDriver is the driver of a folder on a shared file system: all instances of all services may have it at once.
+	SharedDriver = "skein-shared"
+)
 
 const noBind = "a folder of a node stays behind when the service moves: use a volume (volumes: {data: {driver: skein}} and data:/path here), tmpfs for scratch data, configs for small files"
 
@@ -42,6 +46,9 @@ func (f *file) checkVolumes(root map[string]any) {
 			if _, there := declared[source]; !there {
 				f.fail(p, "there is no volume %s in this file: write volumes: {%s: {driver: skein}} beside services:", source, source)
 				continue
+			}
+			if declaresShared(declared[source]) {
+				continue // whoever likes
 			}
 			switch o := user[source]; {
 			case o == name:
@@ -96,10 +103,11 @@ func (f *file) checkVolume(p, name string, v any) {
 	case !written:
 		f.fail(p, "it needs a driver: write %s: {driver: skein} for one that moves with its service ('skein volume create' makes it); there are no volumes that stay on a node", name)
 		return
-	case driver != VolumeDriver:
-		f.fail(p+".driver", "%q is not possible here: write driver: skein for a volume that moves with its service", fmt.Sprint(driver))
+	case driver != VolumeDriver && driver != SharedDriver:
+		f.fail(p+".driver", "%q is not possible here: write driver: skein for a volume that moves with its service, or driver: skein-shared for a folder that all nodes see", fmt.Sprint(driver))
 		return
 	}
+	sharing := driver == SharedDriver
 	for _, k := range slices.Sorted(maps.Keys(m)) {
 		switch k {
 		case "driver", "driver_opts", "labels":
@@ -118,6 +126,14 @@ func (f *file) checkVolume(p, name string, v any) {
 	opts, ok := m["driver_opts"].(map[string]any)
 	if m["driver_opts"] != nil && !ok {
 		f.fail(p+".driver_opts", "must be a mapping with size:, fs: and disk:")
+	}
+	if sharing {
+		for _, k := range slices.Sorted(maps.Keys(opts)) {
+			if text, ok := plain(opts[k]); k != "filesystem" || !ok || !volumeName.MatchString(text) {
+				f.fail(join(p+".driver_opts", k), "of driver skein-shared there is filesystem: NAME only, see 'skein shared ls'")
+			}
+		}
+		return
 	}
 	op := p + ".driver_opts"
 	for _, k := range slices.Sorted(maps.Keys(opts)) {
@@ -139,19 +155,36 @@ func (f *file) checkVolume(p, name string, v any) {
 	}
 }
 
+// declaresShared tells whether a volume of the file is a folder of a shared file system.
+func declaresShared(v any) bool {
+	m, _ := v.(map[string]any)
+	return m["driver"] == SharedDriver
+}
+
+// share gives the service a folder of a shared file system, which is the ledger's to resolve (cluster.State.ResolveShares).
+func (f *file) share(s *cluster.Service, p, folder string, v *types.ServiceVolumeConfig, d types.VolumeConfig) {
+	at := f.at(p)
+	s.Shares = append(s.Shares, cluster.SharedUse{Name: d.DriverOpts["filesystem"], Folder: folder, Target: v.Target, ReadOnly: v.ReadOnly,
+		At: fmt.Sprintf("%s:%d:%d", f.name, at.line, at.column)})
+}
+
 // volume gives the service a volume, which is the ledger's to resolve (cluster.State.ResolveVolumes).
 func (f *file) volume(s *cluster.Service, p string, v *types.ServiceVolumeConfig, project *types.Project) {
 	if !f.checkTarget(p, v.Target) {
-		return
-	}
-	if s.Mode == cluster.ModeGlobal || s.Replicas > 1 {
-		f.fail(p, "a volume has one writer, so the service can have one instance only: set replicas to 1 and mode to replicated")
 		return
 	}
 	d := project.Volumes[v.Source]
 	name := cmp.Or(d.Name, project.Name+"_"+v.Source)
 	if !volumeName.MatchString(name) {
 		f.fail(p, "%q is no volume's name: give it one with name: in volumes.%s", name, v.Source)
+		return
+	}
+	if d.Driver == SharedDriver {
+		f.share(s, p, name, v, d)
+		return
+	}
+	if s.Mode == cluster.ModeGlobal || s.Replicas > 1 {
+		f.fail(p, "a volume has one writer, so the service can have one instance only: set replicas to 1 and mode to replicated")
 		return
 	}
 	at := f.at(p)

@@ -352,7 +352,7 @@ func (l *life) attempt(ctx context.Context, restarts int) (end ending, why strin
 
 func (l *life) attach(ctx context.Context) error {
 	switch {
-	case len(l.in.Spec.Volumes) == 0:
+	case len(l.in.Spec.Volumes)+len(l.in.Spec.Shares) == 0:
 		return nil
 	case l.cfg.Volumes == nil:
 		return errors.New("this node has no volumes")
