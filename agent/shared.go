@@ -101,6 +101,15 @@ func (s *sharedFS) Make(ctx context.Context, r cluster.SharedRecord) error {
 	return nil
 }
 
+// Check implements api.SharedFS.
+func (s *sharedFS) Check(ctx context.Context, r cluster.SharedRecord, repair bool) (shared.Finding, string, error) {
+	device, err := s.disks.Together(ctx, r.Disk)
+	if err != nil {
+		return "", "", err
+	}
+	return s.driver.Check(ctx, device, repair)
+}
+
 // Grow implements api.SharedFS.
 func (s *sharedFS) Grow(ctx context.Context, r cluster.SharedRecord) (int64, error) {
 	if err := s.Mounted(r.Name); err != nil {

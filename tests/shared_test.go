@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/skein-os/skein/agent/api"
+	"github.com/skein-os/skein/storage/shared"
 )
 
 // sharedCompose writes numbered files on every node into one folder, and says a number only when it is on the disk.
@@ -169,6 +170,19 @@ func TestSharedFileSystem(t *testing.T) {
 	t.Logf("from the power cut until both others had written six more: %v", stalls)
 
 	l.run("rm", "fs")
+	l.until("it is taken offline", func() bool {
+		_, err := l.try(time.Minute, "shared", "offline", "files")
+		return err == nil
+	})
+	var check api.SharedCheck
+	l.until("it is checked", func() bool {
+		out, err := l.try(5*time.Minute, "shared", "check", "files", "-o", "json")
+		return err == nil && json.Unmarshal([]byte(out), &check) == nil
+	})
+	if check.Finding != shared.Clean && check.Finding != shared.Miscounted {
+		t.Errorf("after %d losses fsck.gfs2 says %s:\n%s", kills, check.Finding, check.Output)
+	}
+	t.Logf("fsck.gfs2 after %d losses: %s", kills, check.Finding)
 	l.until("the file system is removed", func() bool {
 		out, err := l.try(time.Minute, "shared", "rm", "files", "--yes")
 		return err == nil || strings.Contains(out, "there is no shared file system")

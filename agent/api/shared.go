@@ -23,6 +23,8 @@ type SharedFS interface {
 	Make(ctx context.Context, r cluster.SharedRecord) error
 	// Grow makes one that is mounted here as large as its disk has become; it tells the size, bytes.
 	Grow(ctx context.Context, r cluster.SharedRecord) (int64, error)
+	// Check looks at one that no node has mounted, and tells in the tool's words what it found.
+	Check(ctx context.Context, r cluster.SharedRecord, repair bool) (shared.Finding, string, error)
 	Uses() map[string]shares.Use
 	// Space of one that is mounted here, bytes.
 	Space(name string) (size, free int64, err error)
@@ -59,6 +61,9 @@ func (s *Server) sharedRoutes(reader, operator []string) {
 	s.handle("POST /v1/nodes/{name}/shared", reader, s.onNode(s.createShared))
 	s.handle("POST /v1/nodes/{name}/shared/{fs}/grow", reader, s.onNode(s.growShared))
 	s.handle("DELETE /v1/shared/{fs}", operator, s.removeShared)
+	s.handle("POST /v1/shared/{fs}/offline", operator, func(w http.ResponseWriter, r *http.Request) error { return s.setOffline(w, r, true) })
+	s.handle("POST /v1/shared/{fs}/online", operator, func(w http.ResponseWriter, r *http.Request) error { return s.setOffline(w, r, false) })
+	s.handle("POST /v1/nodes/{name}/shared/{fs}/check", reader, s.onNode(s.checkShared))
 }
 
 func (s *Server) sharedList(w http.ResponseWriter, _ *http.Request) error {
@@ -195,6 +200,89 @@ func (s *Server) removeShared(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// setOffline has a file system unmounted everywhere, or mounted again.
+func (s *Server) setOffline(w http.ResponseWriter, r *http.Request, offline bool) error {
+	rec, err := s.sharedFS(r)
+	if err != nil {
+		return err
+	}
+	st := s.backend.State()
+	if user := st.SharedUser(rec.Name); offline && user != "" {
+		return conflict("shared file system %s is used by %s: remove that service first", rec.Name, user)
+	}
+	if !offline && st.CheckRuns(rec) {
+		return conflict("shared file system %s is being checked by node %s, which may write to it: wait for the end of that, or restart the node", rec.Name, rec.Checked.Node)
+	}
+	next, what := *rec, "is to be unmounted on all nodes"
+	if next.Offline = offline; !offline {
+		next.Checked, what = nil, "is to be mounted on all nodes"
+	}
+	t := cluster.Txn{Conditions: []cluster.Condition{{Key: rec.Key(), Revision: rec.Revision}}, Puts: []cluster.Put{{Key: rec.Key(), Value: next}},
+		Events: []cluster.Event{s.storageEvent(r, rec.Name, fmt.Sprintf("shared file system %s %s", rec.Name, what))}}
+	if err := s.commit(r, t, "change shared file system "+rec.Name); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusAccepted, next)
+	return nil
+}
+
+// SharedCheckRequest asks for a check of a file system that is offline.
+type SharedCheckRequest struct {
+	Repair bool `json:"repair,omitempty"`
+}
+
+// SharedCheck is what a check found.
+type SharedCheck struct {
+	Finding shared.Finding `json:"finding"`
+	Output  string         `json:"output,omitempty"` // the tool's words
+}
+
+func (s *Server) checkShared(w http.ResponseWriter, r *http.Request) error {
+	var req SharedCheckRequest
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10)).Decode(&req); err != nil {
+		return badRequest("check of a shared file system: %w", err)
+	}
+	rec, err := s.sharedFS(r)
+	if err != nil {
+		return err
+	}
+	st := s.backend.State()
+	self := st.Node(s.backend.Self())
+	switch {
+	case !rec.Offline || len(rec.Membership.Members) > 0:
+		return conflict("shared file system %s is mounted (%s): take it offline first, with 'skein shared offline %s'", rec.Name, rec.Membership, rec.Name)
+	case st.CheckRuns(rec):
+		return conflict("shared file system %s is being checked by node %s", rec.Name, rec.Checked.Node)
+	case self == nil:
+		return conflict("node %s is not in the ledger", s.backend.Self())
+	}
+	next := *rec
+	next.Checked = &cluster.BootOf{Node: self.Name, BootID: self.BootID}
+	revision, ok, err := s.backend.CommitAt(r.Context(), cluster.Txn{Conditions: []cluster.Condition{{Key: rec.Key(), Revision: rec.Revision}}, Puts: []cluster.Put{{Key: rec.Key(), Value: next}}})
+	if err != nil {
+		return &statusError{http.StatusServiceUnavailable, fmt.Errorf("check of shared file system %s: %w", rec.Name, err)}
+	}
+	if !ok {
+		return conflict("shared file system %s: somebody else changed it at the same moment; try again", rec.Name)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), makeTimeout)
+	defer cancel()
+	found, words, err := s.backend.SharedFS().Check(ctx, *rec, req.Repair)
+	done := next
+	done.Checked = nil
+	t := cluster.Txn{Conditions: []cluster.Condition{{Key: rec.Key(), Revision: revision}}, Puts: []cluster.Put{{Key: rec.Key(), Value: done}}}
+	if err != nil {
+		_, cerr := s.backend.Commit(ctx, t)
+		return errors.Join(fmt.Errorf("shared file system %s was not checked: %w", rec.Name, err), cerr)
+	}
+	t.Events = []cluster.Event{s.storageEvent(r, rec.Name, fmt.Sprintf("shared file system %s was checked: %s", rec.Name, found))}
+	if err := s.commit(r.WithContext(ctx), t, "check shared file system "+rec.Name); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, SharedCheck{found, words})
+	return nil
+}
+
 // holdShares writes the records of the file systems that services get folders on: of a deploy and a removal at once, one
 // is refused.
 func holdShares(st *cluster.State, t *cluster.Txn) {
@@ -240,4 +328,18 @@ func (c *Client) GrowShared(ctx context.Context, node, name string) (size int64,
 // RemoveShared has a shared file system unmounted everywhere and forgotten.
 func (c *Client) RemoveShared(ctx context.Context, name string) error {
 	return c.get(ctx, http.MethodDelete, "/v1/shared/"+url.PathEscape(name), nil, nil, nil)
+}
+
+// SetSharedOffline has a shared file system unmounted everywhere, or mounted again.
+func (c *Client) SetSharedOffline(ctx context.Context, name string, offline bool) error {
+	to := "online"
+	if offline {
+		to = "offline"
+	}
+	return c.get(ctx, http.MethodPost, "/v1/shared/"+url.PathEscape(name)+"/"+to, nil, struct{}{}, nil)
+}
+
+// CheckShared has a node check a shared file system that is offline.
+func (c *Client) CheckShared(ctx context.Context, node, name string, repair bool) (out SharedCheck, err error) {
+	return out, c.get(ctx, http.MethodPost, "/v1/nodes/"+url.PathEscape(node)+"/shared/"+url.PathEscape(name)+"/check", nil, SharedCheckRequest{repair}, &out)
 }

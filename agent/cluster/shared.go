@@ -19,6 +19,10 @@ type SharedRecord struct {
 	Ready bool `json:"ready"`
 	// Removing: it is unmounted everywhere, and then forgotten.
 	Removing bool `json:"removing,omitempty"`
+	// Offline: it is unmounted everywhere and stays so.
+	Offline bool `json:"offline,omitempty"`
+	// Checked by a boot of a node, whose check may be writing to the disk; nobody mounts it until that has ended.
+	Checked *BootOf `json:"checked,omitempty"`
 	// Membership is who uses it. Only the coordinator writes it, on condition that this record is as it was.
 	Membership shared.Membership `json:"membership"`
 	CreatedBy  string            `json:"created_by"` // the operator
@@ -44,6 +48,18 @@ func (r *SharedRecord) Check() error {
 		return fmt.Errorf("shared file system %s: %d journals; it takes one for each node that uses it at once, 1 to %d", r.Name, r.Journals, shared.MaxMembers)
 	}
 	return errors.Join(CheckWWN(r.Disk), r.Membership.Validate())
+}
+
+// Wanted tells whether nodes are to have it mounted.
+func (r *SharedRecord) Wanted() bool { return r.Ready && !r.Removing && !r.Offline && r.Checked == nil }
+
+// CheckRuns tells whether a check of it may still be under way.
+func (s *State) CheckRuns(r *SharedRecord) bool {
+	if r.Checked == nil {
+		return false
+	}
+	n := s.Node(r.Checked.Node)
+	return n == nil || n.BootID == r.Checked.BootID
 }
 
 // SharedReport is what a node says of itself and one shared file system, the newest.
@@ -153,6 +169,8 @@ func (s *State) resolveShare(svc *Service, u *SharedUse, before []SharedUse) err
 		return fmt.Errorf("there is no shared file system %s: 'skein shared ls' lists them", u.Name)
 	case r.Removing:
 		return fmt.Errorf("shared file system %s is being removed", u.Name)
+	case r.Offline:
+		return fmt.Errorf("shared file system %s is offline: 'skein shared online %s' has the nodes mount it", u.Name, u.Name)
 	case !r.Ready:
 		return fmt.Errorf("shared file system %s is not made yet", u.Name)
 	}

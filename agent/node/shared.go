@@ -73,7 +73,7 @@ func (b *Brain) shareReports(rec *cluster.SharedRecord) (out []shared.Report) {
 		}
 		if !rec.Membership.Has(r.Report.Member) {
 			n := b.state.Node(r.Node)
-			if !rec.Ready || rec.Removing || n == nil || n.State == cluster.NodeLost || b.state.SharedMember(n) != r.Report.Member {
+			if !rec.Wanted() || n == nil || n.State == cluster.NodeLost || b.state.SharedMember(n) != r.Report.Member {
 				continue
 			}
 		}

@@ -144,8 +144,8 @@ func (n *Node) follow(ctx context.Context, wg *sync.WaitGroup) {
 		u.ctl.Committed(rec.Membership)
 		n.say(ctx, rec.Name, u, shown)
 		// Who is not a member of the cluster in this boot, or not ready, has nothing to do there.
-		wanted := rec.Ready && !rec.Removing && me != nil && me.Epoch == n.c.Self.Incarnation && !me.Witness && me.State == cluster.NodeOnline
-		n.mount(ctx, rec, u, wanted, rec.Removing || me != nil && me.State == cluster.NodeDrained)
+		wanted := rec.Wanted() && me != nil && me.Epoch == n.c.Self.Incarnation && !me.Witness && me.State == cluster.NodeOnline
+		n.mount(ctx, rec, u, wanted, rec.Ready && !rec.Wanted() || me != nil && me.State == cluster.NodeDrained)
 	}
 }
 

@@ -28,7 +28,7 @@ the others read. When a node dies the others wait until it is known to write no 
 
 The folder STACK_files of the file system is then in every instance. Databases belong on a volume ('skein volume').`,
 		Example: "  skein shared create files --disk big\n  skein shared ls\n  skein shared show files"}
-	cmd.AddCommand(sharedCreateCommand(), sharedLsCommand(), sharedShowCommand(), sharedGrowCommand(), sharedRmCommand())
+	cmd.AddCommand(sharedCreateCommand(), sharedLsCommand(), sharedShowCommand(), sharedGrowCommand(), sharedOfflineCommand(true), sharedOfflineCommand(false), sharedCheckCommand(), sharedRmCommand())
 	return cmd
 }
 
@@ -183,6 +183,12 @@ func sharedState(s *api.SharedStatus) string {
 		return "being removed"
 	case !s.Ready:
 		return "being made"
+	case s.Checked != nil:
+		return "being checked by " + s.Checked.Node
+	case s.Offline && len(s.Membership.Members) > 0:
+		return "going offline"
+	case s.Offline:
+		return "offline"
 	}
 	for _, r := range s.Reports {
 		if s.Membership.Has(r.Member) && r.Broken != "" {
@@ -324,5 +330,72 @@ func sharedRmCommand() *cobra.Command {
 			return nil
 		}}
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask for its name again")
+	return cmd
+}
+
+func sharedOfflineCommand(offline bool) *cobra.Command {
+	use, short, long := "online NAME", "Have all nodes mount a shared file system again", "online ends what 'skein shared offline' began."
+	if offline {
+		use, short, long = "offline NAME", "Unmount a shared file system on all nodes", "offline is refused while a service has a folder there. What it holds stays; 'skein shared online' has it mounted again."
+	}
+	return &cobra.Command{Use: use, Short: short, Long: long, Args: cobra.ExactArgs(1), ValidArgsFunction: completeShared,
+		Example: "  skein shared offline files\n  skein shared check files\n  skein shared online files",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := client(cmd)
+			if err != nil {
+				return err
+			}
+			if err := c.SetSharedOffline(cmd.Context(), args[0], offline); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "shared file system %s: 'skein shared ls' shows how far the nodes are\n", args[0])
+			return nil
+		}}
+}
+
+func sharedCheckCommand() *cobra.Command {
+	var node string
+	var repair bool
+	cmd := &cobra.Command{Use: "check NAME", Short: "Check a shared file system that is offline (fsck.gfs2)", Args: cobra.ExactArgs(1), ValidArgsFunction: completeShared,
+		Long: `check looks for damage, and with --repair mends it. The file system must be offline. Its end is 0 if the file system is
+clean, or was repaired, or only its counters of used space are off ("miscounted"), which a repair mends.`,
+		Example: "  skein shared check files\n  skein shared check files --repair",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := client(cmd)
+			if err != nil {
+				return err
+			}
+			s, err := findShared(cmd.Context(), c, args[0])
+			if err != nil {
+				return err
+			}
+			d, err := findDisk(cmd.Context(), c, s.Disk)
+			if err != nil {
+				return err
+			}
+			if node, err = seer(&d, node); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "%s checks %s\n", node, s.Name)
+			found, err := c.CheckShared(cmd.Context(), node, s.Name, repair)
+			if err != nil {
+				return err
+			}
+			if err := show(cmd, found, func(t *table) {
+				t.row(fmt.Sprintf("shared file system %s: %s", s.Name, found.Finding))
+				if found.Finding != shared.Clean {
+					t.row(found.Output)
+				}
+			}); err != nil {
+				return err
+			}
+			if found.Finding == shared.Damaged {
+				return &exitError{exitFailed}
+			}
+			return nil
+		}}
+	addOutputFlag(cmd)
+	addNodeFlag(cmd, &node)
+	cmd.Flags().BoolVar(&repair, "repair", false, "mend what is found")
 	return cmd
 }
