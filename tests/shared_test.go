@@ -221,7 +221,6 @@ func (l *labTest) checkLock(w map[string]writer, nodes []string) {
 	}
 	l.until("the lock of "+nodes[0]+" is seen on "+nodes[1], func() bool { return try(nodes[1]) == "taken" })
 	<-holder
-	if got := try(nodes[1]); got != "free" {
-		l.t.Errorf("the lock was let go and %s says %q", nodes[1], got)
-	}
+	// GFS2 keeps a lock that was let go for its node, and one who does not wait may not get it at the first try.
+	l.until("the lock is free", func() bool { return try(nodes[1]) == "free" })
 }
