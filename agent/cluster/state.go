@@ -16,6 +16,7 @@ const (
 	KeyImages    = KeyRoot + "images/"     // images/<reference> -> Image
 	KeyBMCs      = KeyRoot + "bmcs/"       // bmcs/<node> -> BMC; its password is secret/bmc/<node>
 	KeyFences    = KeyRoot + "fences/"     // fences/<node> -> Fence, the newest
+	KeyFenceRate = KeyRoot + "fencerate"   // FenceRate; its name begins no other one
 	KeyWatchdogs = KeyRoot + "watchdogs/"  // watchdogs/<node> -> WatchdogPolicy
 	KeySANs      = KeyRoot + "sans/"       // sans/<name> -> SAN; its CHAP secret is secret/san/<name>
 	KeyDisks     = KeyRoot + "disks/"      // disks/<WWN> -> Disk, enrolled
@@ -106,6 +107,7 @@ type State struct {
 	Images     []Image
 	BMCs       []BMC
 	Fences     []Fence
+	FenceRate  FenceRate
 	Watchdogs  []WatchdogPolicy
 	LedgerDisk *ClusterDisk // nil: there is none
 	SANs       []SAN

@@ -100,6 +100,8 @@ type Input struct {
 	Answer *Answer
 	// Heard: heartbeats of the very boot that is fenced are being received now.
 	Heard bool
+	// Hold is why no machine may be ordered off now, a clause; empty: this one may. What is off already is proven all the same.
+	Hold string
 }
 
 // Stage is where a Ladder stands.
@@ -193,10 +195,10 @@ func (l *Ladder) Step(now time.Duration, in Input) []Command {
 		return nil
 	}
 	if a := in.Answer; a != nil && l.asked.ID != 0 && a.ID == l.asked.ID && now < l.due {
-		l.answered(now, *a, in.Heard)
+		l.answered(now, *a, in)
 	}
 	if l.asked.ID != 0 && now >= l.due {
-		l.answered(now, Answer{Err: fmt.Sprintf("did not answer within %v", l.asked.Within.Round(time.Millisecond))}, in.Heard)
+		l.answered(now, Answer{Err: fmt.Sprintf("did not answer within %v", l.asked.Within.Round(time.Millisecond))}, in)
 	}
 	if l.stage == Proven {
 		return nil
@@ -241,7 +243,7 @@ func (l *Ladder) ask(now time.Duration) Command {
 }
 
 // answered takes the outcome of the command that is awaited.
-func (l *Ladder) answered(now time.Duration, a Answer, heard bool) {
+func (l *Ladder) answered(now time.Duration, a Answer, in Input) {
 	l.asked.ID = 0
 	if a.Err == "" && l.stage != Cutting && a.Power == Unknown {
 		a.Err = "does not know whether the power is on"
@@ -252,7 +254,7 @@ func (l *Ladder) answered(now time.Duration, a Answer, heard bool) {
 			l.fail(now, a.Err)
 			return
 		}
-		l.read(now, a, heard)
+		l.read(now, a, in)
 	case Cutting:
 		l.accepted, l.refused = a.Err == "", a.Err
 		l.move(Reading)
@@ -261,21 +263,23 @@ func (l *Ladder) answered(now time.Duration, a Answer, heard bool) {
 		if a.Err != "" && now >= l.end && l.asked.Within < l.cfg.Ask {
 			return // it had less time than it may take: what was read before is the better reason
 		}
-		l.read(now, a, heard)
+		l.read(now, a, in)
 	}
 }
 
 // read takes a reading. One that is on is ordered off, once in an attempt. One that is off before it was
 // ordered so is not ordered: it might be switched on by somebody in between, and would then stay off.
-func (l *Ladder) read(now time.Duration, a Answer, heard bool) {
+func (l *Ladder) read(now time.Duration, a Answer, in Input) {
 	l.seen, l.trouble = a.Power, a.Err
 	off := a.Err == "" && a.Power == Off
-	l.heard = off && heard
+	l.heard = off && in.Heard
 	switch {
+	case a.Err == "" && a.Power == On && !l.ordered && in.Hold != "":
+		l.fail(now, "reads on and is not switched off: "+in.Hold)
 	case a.Err == "" && a.Power == On && !l.ordered:
 		l.move(Cutting)
 		l.wasOn, l.ordered, l.at = true, true, now
-	case !off || heard:
+	case !off || in.Heard:
 		if l.stage != Reading {
 			l.move(Reading)
 		}

@@ -18,12 +18,13 @@ type bench struct {
 	answer  []Answer
 	control func(now time.Duration, c Command) (a Answer, after time.Duration)
 	heard   func(now time.Duration) bool
+	hold    string
 	log     []Command
 }
 
 func (b *bench) step(d time.Duration) {
 	b.now += d
-	in := Input{Heard: b.heard != nil && b.heard(b.now)}
+	in := Input{Heard: b.heard != nil && b.heard(b.now), Hold: b.hold}
 	var due []Answer
 	for i := 0; i < len(b.pending); i++ {
 		if b.at[i] >= 0 && b.at[i] <= b.now {
@@ -36,7 +37,7 @@ func (b *bench) step(d time.Duration) {
 	}
 	b.take(b.l.Step(b.now, in))
 	for i := range due {
-		b.take(b.l.Step(b.now, Input{Answer: &due[i], Heard: in.Heard}))
+		b.take(b.l.Step(b.now, Input{Answer: &due[i], Heard: in.Heard, Hold: in.Hold}))
 	}
 }
 
@@ -243,4 +244,34 @@ func TestLadderNever(t *testing.T) {
 			return
 		}
 	})
+}
+
+// TestLadderHolds: while no machine may be switched off, one that is on is left on, and said to be; one that is off is proven
+// off; and when the hold ends, the order is given.
+func TestLadderHolds(t *testing.T) {
+	on, orders := true, 0
+	b := &bench{l: New(Config{}, []string{"bmc"}, 1), hold: "too many were", control: func(_ time.Duration, c Command) (Answer, time.Duration) {
+		a := Answer{Power: Off}
+		if c.Do == Cut {
+			orders++
+			on = false
+		} else if on {
+			a.Power = On
+		}
+		return a, 50 * time.Millisecond
+	}}
+	b.run(3 * time.Minute)
+	if orders != 0 || b.l.Stage() == Proven || b.l.Cut() || !strings.Contains(b.l.Failure(), "reads on and is not switched off: too many were") {
+		t.Errorf("got %d orders, stage %s, %q; want none, and why", orders, b.l.Stage(), b.l.Failure())
+	}
+	b.hold = ""
+	b.run(10 * time.Minute)
+	if orders != 1 || b.l.Stage() != Proven {
+		t.Errorf("after the hold: got %d orders, stage %s, want one and the proof", orders, b.l.Stage())
+	}
+	b.l, b.hold = New(Config{}, []string{"bmc"}, 1), "too many were"
+	b.run(time.Minute)
+	if orders != 1 || b.l.Stage() != Proven {
+		t.Errorf("one that is off: got %d orders, stage %s, want the proof", orders, b.l.Stage())
+	}
 }

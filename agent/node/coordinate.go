@@ -25,6 +25,7 @@ type coordinator struct {
 	pairSince  time.Duration            // since when there have been two nodes only
 	pairTold   bool                     // the warning of that is written
 	restarting map[string]bool          // incarnations whose agent restarts; the event is written
+	rate       fenceRate
 	calm       map[string]*calm         // node -> what is not credited to its trouble yet
 	sharedAt   map[string]time.Duration // shared file system -> from when its membership may be written again
 
@@ -65,6 +66,7 @@ func (b *Brain) coordinate(now time.Duration) {
 		return
 	}
 	b.noteCalm(now)
+	b.noteFences(now)
 	b.admit(now)
 	b.noteRestarts(now)
 	b.warnOfPair(now)

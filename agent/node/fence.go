@@ -32,6 +32,7 @@ type fencing struct {
 	writeAt time.Duration // from when its record may be written again
 	begun   bool          // the record is being written, or was
 	ladder  *fence.Ladder // nil until the record is ours
+	counted bool          // the order to switch it off is in the count (fenceRate)
 
 	// Switching on again, when it is off.
 	offAt, retryAt time.Duration
@@ -114,8 +115,9 @@ func (b *Brain) fenceNode(now time.Duration, n *cluster.Node, p *member.PeerView
 		return
 	case f.ladder == nil:
 		f.ladder = fence.New(fence.Config{}, wayNames(bmc), b.world.Rand())
+		f.counted = f.counted || rec.Cut
 	}
-	b.climb(now, f, n, fence.Input{Heard: p != nil && heard(p)})
+	b.climb(now, f, n, fence.Input{Heard: p != nil && heard(p), Hold: b.holdFence(now, f)})
 }
 
 // MayCut tells whether this node is still the one to cut the power of that very boot, as far as it knows. Whoever
@@ -236,13 +238,17 @@ func (b *Brain) climb(now time.Duration, f *fencing, n *cluster.Node, in fence.I
 	l, name := f.ladder, n.Name
 	for _, c := range l.Step(now, in) {
 		c.Boot = f.boot
+		if c.Do == fence.Cut && !f.counted { // once for a boot, however often the order has to be given
+			f.counted = true
+			b.orderedOff(now)
+		}
 		b.power(name, c, func(a fence.Answer) {
 			if b.coord.fences[name] != f || f.ladder != l {
 				return // an answer to a coordinator that is no more
 			}
 			if node := b.state.Node(name); node != nil && node.BootID == f.boot {
 				p := b.peerView(name, f.boot)
-				b.climb(b.world.Now(), f, node, fence.Input{Answer: &a, Heard: p != nil && heard(p)})
+				b.climb(b.world.Now(), f, node, fence.Input{Answer: &a, Heard: p != nil && heard(p), Hold: b.holdFence(b.world.Now(), f)})
 			}
 		})
 	}

@@ -93,6 +93,9 @@ func (l *Ledger) State() *cluster.State {
 		case cluster.Fence:
 			v.Revision = r.change
 			st.Fences = append(st.Fences, v)
+		case cluster.FenceRate:
+			v.Revision = r.change
+			st.FenceRate = v
 		case cluster.WatchdogPolicy:
 			v.Revision = r.change
 			st.Watchdogs = append(st.Watchdogs, v)
