@@ -24,6 +24,8 @@ type Result struct {
 	// Cuts are the outages of the address of web after a power cut of its owner, nothing else being
 	// wrong: of histories whose first fault it was.
 	Cuts []time.Duration
+	// History is what was done, to be played again.
+	History History
 }
 
 // sizes of the clusters of random histories. Three is what most have, and cheap: heartbeats cost nodes
@@ -36,50 +38,37 @@ func Random(seed uint64, keepLog bool) Result { return random(seed, keepLog, nil
 
 // random lets a test break something before.
 func random(seed uint64, keepLog bool, change func(*Config)) Result {
-	cfg := Config{
-		Seed: seed, Skew: 0.004, Boot: 800 * time.Millisecond, Nodes: sizes[seed%uint64(len(sizes))],
-		Tick: 30 * time.Millisecond, Quiet: !keepLog,
-	}
-	cfg.Witness = cfg.Nodes == 3 && seed/uint64(len(sizes))%4 == 1
-	if change != nil {
-		change(&cfg)
-	}
-	s := New(cfg)
-	if s.rng.IntN(3) == 0 {
-		s.net.loss, s.net.copies, s.net.late = 0.2*s.rng.Float64(), 0.05, 300*time.Millisecond
-	}
-	services := []cluster.Service{Service("web", 1, "10.77.9.10"), Service("api", 2, "10.77.9.11"), Service("db", 1, "")}
-	services[2].Safety = cluster.SafetyPower
-	if s.rng.IntN(2) == 0 {
-		log := Service("log", 0, "")
-		log.Mode = cluster.ModeGlobal
-		services = append(services, log)
-	}
-	if s.rng.IntN(2) == 0 {
-		sql := Service("sql", 1, "10.77.9.12")
-		sql.Safety, sql.Volumes = cluster.SafetyStorage, []cluster.Volume{{Name: "data", Disk: "lun1"}}
-		if s.rng.IntN(3) == 0 {
-			sql.Volumes = append(sql.Volumes, cluster.Volume{Name: "log", Disk: "lun2"})
-		}
-		services = append(services, sql)
-	}
-	for _, svc := range services {
-		s.Deploy(svc)
-	}
-	s.Run(s.between(500*time.Millisecond, 1500*time.Millisecond))
+	h := draw(seed)
+	s, services := h.begin(keepLog, change)
+	dice := s.dice
+	s.Run(s.throw(500*time.Millisecond, 1500*time.Millisecond))
 	var cuts []time.Duration
-	if s.rng.IntN(10) == 0 {
+	if dice.IntN(10) == 0 {
 		cuts = s.measureCut(netip.MustParseAddr("10.77.9.10"))
 	}
-	for range 3 + s.rng.IntN(6) {
-		if len(s.san.disks) > 0 && s.rng.IntN(3) == 0 {
+	for range 3 + dice.IntN(6) {
+		if len(s.san.disks) > 0 && dice.IntN(3) == 0 {
 			s.storageFault()
 		} else {
 			s.fault(services)
 		}
-		s.Run(s.between(0, time.Second))
+		s.Run(s.throw(0, time.Second))
 	}
+	h.End = s.now
+	r := s.finish(services)
+	h.Steps = s.steps
+	r.Cuts, r.History = cuts, h
+	return r
+}
 
+// throw is a random duration of the dice.
+func (s *Sim) throw(a, b time.Duration) time.Duration {
+	return a + time.Duration(s.dice.Int64N(int64(b-a)))
+}
+
+// finish mends everything, waits until the cluster has come to rest, and judges.
+func (s *Sim) finish(services []cluster.Service) Result {
+	cfg := s.cfg
 	if cfg.ClusterDisk {
 		s.Blackout(s.between(0, 800*time.Millisecond), s.between(0, 10*time.Second))
 	}
@@ -109,7 +98,7 @@ func random(seed uint64, keepLog bool, change func(*Config)) Result {
 		rest = len(s.Missing()) == 0
 	}
 	r := Result{Quorum: s.leader != nil && !forgot, Excused: s.Excused, Log: s.Log,
-		Virtual: s.now, Takeovers: s.Takeovers, Acked: s.san.acked(), Faults: s.Faults, Cuts: cuts, sim: s}
+		Virtual: s.now, Takeovers: s.Takeovers, Acked: s.san.acked(), Faults: s.Faults, sim: s}
 	switch {
 	case len(s.Violations) > 0:
 		r.Err = fmt.Errorf("%s", strings.Join(s.Violations, "; "))
@@ -129,79 +118,78 @@ func (s *Sim) measureCut(a netip.Addr) []time.Duration {
 	p := s.ProbeAddr(a)
 	s.Run(20 * time.Millisecond)
 	s.Faults["power cut"]++
-	s.PowerOff(owner.name)
+	s.do("power off", owner.name)
 	if !s.Until(20*time.Second, func() bool { return len(p.Outages) > 0 }) {
 		return []time.Duration{p.Longest}
 	}
-	s.PowerOn(owner.name)
+	s.do("power on", owner.name)
 	return p.Outages
 }
 
 func (s *Sim) fault(services []cluster.Service) {
-	m := s.nodes[s.rng.IntN(len(s.nodes))]
-	if s.rng.IntN(3) == 0 && s.leader != nil {
+	m := s.nodes[s.dice.IntN(len(s.nodes))]
+	if s.dice.IntN(3) == 0 && s.leader != nil {
 		m = s.leader
-	} else if s.rng.IntN(3) == 0 {
+	} else if s.dice.IntN(3) == 0 {
 		if o := s.machine(s.Owner(netip.MustParseAddr("10.77.9.10"))); o != nil {
 			m = o
 		}
 	}
-	svc := services[s.rng.IntN(len(services))]
-	short := s.between(50*time.Millisecond, 3*time.Second)
-	later := func(f func()) { s.after(short, f) }
+	svc := services[s.dice.IntN(len(services))]
+	short := s.throw(50*time.Millisecond, 3*time.Second)
+	later := func(what string, args ...string) { s.after(short, func() { s.do(what, args...) }) }
 	if m.frozen != "" {
-		s.Thaw(m.name)
+		s.do("thaw", m.name)
 		return
 	}
-	switch s.rng.IntN(12) {
+	switch s.dice.IntN(12) {
 	case 0, 1, 2:
 		if !m.powered {
-			s.PowerOn(m.name)
+			s.do("power on", m.name)
 			return
 		}
 		s.Faults["power cut"]++
-		s.PowerOff(m.name)
-		later(func() { s.PowerOn(m.name) })
+		s.do("power off", m.name)
+		later("power on", m.name)
 	case 3:
-		clock := []string{"standing", "running", "running"}[s.rng.IntN(3)]
+		clock := []string{"standing", "running", "running"}[s.dice.IntN(3)]
 		s.Faults["freeze, clock "+clock]++
-		s.Freeze(m.name, clock)
-		later(func() { s.Thaw(m.name) })
+		s.do("freeze", m.name, clock)
+		later("thaw", m.name)
 	case 4:
 		s.Faults["agent killed"]++
-		s.StopAgent(m.name)
-		later(func() { s.StartAgent(m.name) })
+		s.do("agent stop", m.name)
+		later("agent start", m.name)
 	case 5:
 		s.Faults["node cut off"]++
-		s.Partition(m.name)
-		later(s.Heal)
+		s.do("partition", m.name)
+		later("heal")
 	case 6:
-		link := lans[s.rng.IntN(2)]
-		dir := []string{"", "in", "out"}[s.rng.IntN(3)]
+		link := lans[s.dice.IntN(2)]
+		dir := []string{"", "in", "out"}[s.dice.IntN(3)]
 		s.Faults["link down"]++
-		s.Link(m.name, link, dir, false)
-		later(func() { s.Link(m.name, link, dir, true) })
+		s.do("link down", m.name, link, dir)
+		later("link up", m.name, link, dir)
 	case 7:
 		s.Faults["all links, one way each"]++
 		for _, l := range lans {
-			s.Link(m.name, l, []string{"in", "out"}[s.rng.IntN(2)], false)
+			s.do("link down", m.name, l, []string{"in", "out"}[s.dice.IntN(2)])
 		}
-		later(s.Heal)
+		later("heal")
 	case 8:
-		if s.Drain(m.name) == nil {
+		if s.do("drain", m.name) == nil {
 			s.Faults["drain"]++
-			later(func() { _ = s.Undrain(m.name) }) // it may be lost by then
+			later("undrain", m.name) // it may be lost by then
 		}
 	case 9:
 		s.Faults["new spec"]++
-		svc.Hash = fmt.Sprint(2 + s.rng.IntN(9))
-		s.Deploy(svc)
+		s.do("deploy", svc.Name, fmt.Sprint(2+s.dice.IntN(9)))
 	case 10:
 		s.Faults["service fails"]++
-		s.Fail(svc.Name)
+		s.do("fail", svc.Name)
 	case 11:
 		s.Faults["service removed"]++
-		s.Remove(svc)
-		later(func() { s.Deploy(svc) })
+		s.do("remove", svc.Name)
+		later("deploy", svc.Name, svc.Hash)
 	}
 }

@@ -242,28 +242,28 @@ func (s *Sim) healSAN() {
 
 // storageFault plays one of the SAN's.
 func (s *Sim) storageFault() {
-	disk := s.san.names[s.rng.IntN(len(s.san.names))]
-	m := s.nodes[s.rng.IntN(len(s.nodes))]
+	disk := s.san.names[s.dice.IntN(len(s.san.names))]
+	m := s.nodes[s.dice.IntN(len(s.nodes))]
 	for _, in := range s.Ledger.State().Instances { // most often of who writes
-		if len(in.Spec.Volumes) > 0 && s.rng.IntN(4) > 0 {
+		if len(in.Spec.Volumes) > 0 && s.dice.IntN(4) > 0 {
 			m = s.machine(in.Node)
 		}
 	}
-	what := []string{"path", "path", "reset", "reset without aptpl", "slow", "gone", "foreign", "late owner"}[s.rng.IntN(8)]
+	what := []string{"path", "path", "reset", "reset without aptpl", "slow", "gone", "foreign", "late owner"}[s.dice.IntN(8)]
 	s.Faults["disk: "+what]++
 	if what == "late owner" {
 		s.lateOwner(disk)
 		return
 	}
-	long := s.between(50*time.Millisecond, 8*time.Second)
+	long := s.throw(50*time.Millisecond, 8*time.Second)
 	if what == "path" {
-		s.Path(m.name, "", false)
-		s.after(long, func() { s.Path(m.name, "", true) })
+		s.do("path down", m.name)
+		s.after(long, func() { s.do("path up", m.name) })
 		return
 	}
-	_ = s.Target(disk, what) // the disk is there
+	s.do("disk", disk, what)
 	if what == "slow" || what == "gone" {
-		s.after(long, func() { _ = s.Target(disk, "ok") })
+		s.after(long, func() { s.do("disk", disk, "ok") })
 	}
 }
 
@@ -272,28 +272,35 @@ func (s *Sim) storageFault() {
 // to it, which has heard of nothing.
 func (s *Sim) lateOwner(disk string) {
 	owner := s.ownerOf(disk)
-	if owner == nil || s.Drain(owner.name) != nil {
+	if owner == nil || s.do("drain", owner.name) != nil {
 		return
 	}
 	for _, m := range s.nodes {
-		s.Path(m.name, "", m == owner)
+		s.do(pathWord(m == owner), m.name)
 	}
-	s.Run(s.between(200*time.Millisecond, 600*time.Millisecond))
-	_ = s.Undrain(owner.name) // if it is lost by now, others are there
+	s.Run(s.throw(200*time.Millisecond, 600*time.Millisecond))
+	s.do("undrain", owner.name) // if it is lost by now, others are there
 	late := s.ownerOf(disk)
 	if late == nil || late == owner {
-		s.healSAN()
+		s.do("heal disks")
 		return
 	}
-	s.Partition(late.name)
+	s.do("partition", late.name)
 	for _, m := range s.nodes {
-		s.Path(m.name, "", m != late)
+		s.do(pathWord(m != late), m.name)
 	}
-	s.Run(s.between(1500*time.Millisecond, 2500*time.Millisecond))
-	_ = s.Target(disk, "reset without aptpl")
-	s.Path(late.name, "", true)
-	s.Run(s.between(time.Second, 2*time.Second))
-	s.Heal()
+	s.Run(s.throw(1500*time.Millisecond, 2500*time.Millisecond))
+	s.do("disk", disk, "reset without aptpl")
+	s.do("path up", late.name)
+	s.Run(s.throw(time.Second, 2*time.Second))
+	s.do("heal")
+}
+
+func pathWord(up bool) string {
+	if up {
+		return "path up"
+	}
+	return "path down"
 }
 
 // ownerOf is the node that has the claim on a disk; nil if none has.

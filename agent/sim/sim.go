@@ -54,7 +54,8 @@ type Config struct {
 // Sim is one simulated cluster. Everything happens in calls of Run and Until.
 type Sim struct {
 	cfg   Config
-	rng   *rand.Rand
+	rng   *rand.Rand    // what happens by chance
+	dice  *rand.Rand    // what a random history does to the cluster: apart, so that it can be played again with less
 	now   time.Duration // true time
 	queue queue
 	seq   uint64
@@ -81,7 +82,9 @@ type Sim struct {
 	// Refused counts datagrams that were not taken.
 	Refused int
 
-	hung      map[string]bool // services whose instances ignore a stop
+	hung      map[string]bool   // services whose instances ignore a stop
+	services  []cluster.Service // of a random history
+	steps     []Step            // of a random history, as they were done
 	decisions []node.Decided
 	probes    map[netip.Addr]*Probe
 	san       san
@@ -95,7 +98,7 @@ func empty(cfg Config, l *Ledger) *Sim {
 	cfg.Member.ClusterID = "simulated"
 	cfg.Member.Key = []byte("a key for the simulator only....")
 	return &Sim{
-		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 1)), Ledger: l, net: network{delay: 2 * time.Millisecond},
+		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 1)), dice: rand.New(rand.NewPCG(cfg.Seed, 2)), Ledger: l, net: network{delay: 2 * time.Millisecond},
 		probes: map[netip.Addr]*Probe{}, san: newSAN(), Faults: map[string]int{},
 	}
 }

@@ -26,7 +26,8 @@ func runs(t *testing.T, n int) int {
 	return n
 }
 
-// TestRandom plays random histories. SKEIN_SIM_SEED plays one again, with its log.
+// TestRandom plays random histories, and shrinks the first that fails. SKEIN_SIM_SEED plays one again, with its log, and
+// SKEIN_SIM_HISTORY one of a file, which may be a shrunk one.
 func TestRandom(t *testing.T) {
 	if v := os.Getenv("SKEIN_SIM_SEED"); v != "" {
 		seed, err := strconv.ParseUint(v, 10, 64)
@@ -34,6 +35,17 @@ func TestRandom(t *testing.T) {
 			t.Fatalf("SKEIN_SIM_SEED: %v", err)
 		}
 		r := Random(seed, true)
+		t.Logf("%s", strings.Join(r.Log, "\n"))
+		if r.Err != nil {
+			t.Fatal(r.Err)
+		}
+		return
+	}
+	if v := os.Getenv("SKEIN_SIM_HISTORY"); v != "" {
+		r, err := playFile(v)
+		if err != nil {
+			t.Fatal(err)
+		}
 		t.Logf("%s", strings.Join(r.Log, "\n"))
 		if r.Err != nil {
 			t.Fatal(r.Err)
@@ -67,6 +79,11 @@ func TestRandom(t *testing.T) {
 				if r.Err != nil && failed < 10 {
 					failed++
 					t.Errorf("seed %d: %v\n(play it again: SKEIN_SIM_SEED=%d go test ./agent/sim -run TestRandom -v)", seed, r.Err, seed)
+					if failed == 1 {
+						small, tries := Shrink(r.History, func(h History) bool { return h.play(false, nil).Err != nil })
+						t.Errorf("seed %d: %d of its %d steps are enough (%d histories were tried):\n%s\n(with the last line in a file: SKEIN_SIM_HISTORY=FILE go test ./agent/sim -run TestRandom -v)",
+							seed, len(small.Steps), len(r.History.Steps), tries, small)
+					}
 				}
 				mu.Unlock()
 			}
