@@ -1,6 +1,7 @@
 package job
 
 import (
+	"maps"
 	"slices"
 	"time"
 )
@@ -123,6 +124,7 @@ type Divider struct {
 	done    bits    // recorded
 	left    int     // not recorded
 	leases  map[uint64]*lease
+	holders map[string]map[uint64]bool // the leases of each
 	width   int // of all leases
 	tallies map[int32]tally
 	shared  map[int32]uint8 // positions that are in more than one lease: in how many
@@ -135,7 +137,7 @@ type Divider struct {
 // NewDivider begins with what is recorded already. nextID gives numbers for leases, never the same twice, in no term.
 func NewDivider(spec *Spec, recorded []Outcome, nextID func() uint64) *Divider {
 	n := spec.Indices.Len()
-	d := &Divider{spec: spec, n: n, done: newBits(n), left: n, leases: map[uint64]*lease{}, tallies: map[int32]tally{}, shared: map[int32]uint8{}, nextID: nextID}
+	d := &Divider{spec: spec, n: n, done: newBits(n), left: n, leases: map[uint64]*lease{}, holders: map[string]map[uint64]bool{}, tallies: map[int32]tally{}, shared: map[int32]uint8{}, nextID: nextID}
 	for _, o := range recorded {
 		for p := max(o.From, 0); p < min(o.To, int32(n)); p++ {
 			d.count(p, o.OK())
@@ -230,8 +232,7 @@ func (d *Divider) lease(holder string, s span32, width int, now time.Duration) L
 	if d.spec.Limit > 0 {
 		l.Width = width
 	}
-	d.leases[l.ID] = l
-	d.width += width
+	d.put(l)
 	return l.Lease
 }
 
@@ -297,8 +298,7 @@ func (d *Divider) Adopt(holder string, l Lease, now time.Duration) (left bool) {
 			d.pending.remove(p, p+1)
 		}
 	}
-	d.leases[l.ID] = a
-	d.width += a.slots
+	d.put(a)
 	return true
 }
 
@@ -391,8 +391,20 @@ func (d *Divider) giveBack(p int32) {
 	d.pending.add(p, p+1)
 }
 
+func (d *Divider) put(l *lease) {
+	if d.holders[l.holder] == nil {
+		d.holders[l.holder] = map[uint64]bool{}
+	}
+	d.leases[l.ID], d.holders[l.holder][l.ID] = l, true
+	d.width += l.slots
+}
+
 func (d *Divider) end(l *lease) {
 	delete(d.leases, l.ID)
+	delete(d.holders[l.holder], l.ID)
+	if len(d.holders[l.holder]) == 0 {
+		delete(d.holders, l.holder)
+	}
 	d.width -= l.slots
 }
 
@@ -439,14 +451,7 @@ func (d *Divider) takeBack(l *lease, lost bool) []Outcome {
 }
 
 func (d *Divider) held(holder string) []uint64 {
-	var out []uint64
-	for id, l := range d.leases {
-		if l.holder == holder {
-			out = append(out, id)
-		}
-	}
-	slices.Sort(out)
-	return out
+	return slices.Sorted(maps.Keys(d.holders[holder]))
 }
 
 // Idle tells that a lease is of no use any more: all in it is recorded. Its holder may kill what runs of it.

@@ -64,6 +64,8 @@ type entry struct {
 	mergeAt  int
 	began    time.Duration
 	wrote    time.Duration // when outcomes were last written
+	slots    int           // of the cluster, for its tasks, as of slotsAt
+	slotsAt  time.Duration
 }
 
 type member struct {
@@ -347,6 +349,9 @@ func (t *Table) Known() []string {
 	return slices.Compact(all)
 }
 
+// countEvery is how often slots are counted anew.
+const countEvery = 100 * time.Millisecond
+
 // silentAfter is how long a node may say nothing before its slots are not counted on.
 const silentAfter = time.Minute
 
@@ -359,13 +364,16 @@ func cpus(s *Spec) float64 {
 
 // slots is how many tasks of a job the cluster can run at once.
 func (t *Table) slots(e *entry, now time.Duration) int {
-	n := 0
+	if e.slots > 0 && now-e.slotsAt < countEvery {
+		return e.slots
+	}
+	e.slots, e.slotsAt = 0, now
 	for _, m := range t.nodes {
 		if m.proof == Alive && now-m.heard < silentAfter {
-			n += int(m.cpus / cpus(&e.job.Spec))
+			e.slots += int(m.cpus / cpus(&e.job.Spec))
 		}
 	}
-	return n
+	return e.slots
 }
 
 // Answer is what a node is told whose Pull was taken. more tells that it has something to act on. mayWork is whether it
