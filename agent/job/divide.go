@@ -125,7 +125,7 @@ type Divider struct {
 	left    int     // not recorded
 	leases  map[uint64]*lease
 	holders map[string]map[uint64]bool // the leases of each
-	width   int // of all leases
+	width   int                        // of all leases
 	tallies map[int32]tally
 	shared  map[int32]uint8 // positions that are in more than one lease: in how many
 	nextID  func() uint64

@@ -164,6 +164,9 @@ func (n *simNode) pull() *Pull {
 	for _, l := range n.leases {
 		p.Leases = append(p.Leases, l.Held)
 	}
+	if len(n.reports) > 0 {
+		p.Unsettled = n.reports[0].Seq
+	}
 	if n.known {
 		p.Jobs = []string{simJob}
 	}

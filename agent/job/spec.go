@@ -158,6 +158,9 @@ func (s *Spec) Argv(index int64, input string) []string {
 	return out
 }
 
+// EventJob is the kind of events that tell of jobs.
+const EventJob cluster.EventKind = "job"
+
 // State of a job.
 type State string
 

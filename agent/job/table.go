@@ -28,6 +28,10 @@ const (
 // it last asked successfully. A coordinator waits a little longer before it takes the node's tasks for dead.
 const Tether = 15 * time.Second
 
+func (p Proof) String() string {
+	return [...]string{"none", "it is lost", "it has killed its tasks by itself", "it is off or in another boot"}[p]
+}
+
 // needs is the proof without which a job's tasks are not given out again.
 func (s *Spec) needs() Proof {
 	switch {
@@ -73,6 +77,7 @@ type member struct {
 	cpus    float64
 	heard   time.Duration
 	proof   Proof
+	trouble map[string]string
 	taken   uint64 // reports up to this one are in the divider
 	settled uint64
 }
@@ -186,6 +191,11 @@ func (t *Table) Progress(id string, now time.Duration) (Progress, bool) {
 		_, _, p.Held, p.Left = e.div.Counts()
 		p.Mean = e.div.Mean()
 		p.Blocked = t.blocked(e)
+		for n, m := range t.nodes {
+			if text := m.trouble[id]; text != "" && p.Held == 0 && m.proof == Alive {
+				p.Blocked = "cannot be run on " + n + ": " + text
+			}
+		}
 		if p.Blocked == "" && p.Slots == 0 && p.Held == 0 {
 			p.Blocked = fmt.Sprintf("no node that may have work has %g CPUs for a task", cpus(&e.job.Spec))
 		}
@@ -239,7 +249,7 @@ func (t *Table) Take(p *Pull, now time.Duration) (ok bool) {
 		t.hello(p, now)
 		m = t.nodes[p.Node]
 	}
-	m.cpus, m.heard = p.CPUs, now
+	m.cpus, m.heard, m.trouble = p.CPUs, now, p.Trouble
 	for _, r := range p.Reports {
 		if r.Seq <= m.taken {
 			continue
@@ -310,17 +320,20 @@ func (t *Table) settle() {
 }
 
 // Dead tells what is known of a node; more than before has what it held given out again, of jobs to which that is enough.
-func (t *Table) Dead(node string, proof Proof) {
+// It tells whether that was news.
+func (t *Table) Dead(node string, proof Proof) (news bool) {
 	if was, ok := t.awaited[node]; ok && proof > was {
+		news = true
 		t.awaited[node] = proof
 		if proof == Off {
 			delete(t.awaited, node)
 		}
 	}
 	if m := t.nodes[node]; m != nil && proof > m.proof {
-		m.proof = proof
+		m.proof, news = proof, true
 		t.dead(m.holder, proof)
 	}
+	return news
 }
 
 func (t *Table) dead(holder string, proof Proof) {
@@ -337,6 +350,14 @@ func (t *Table) Heard(node string) (at time.Duration, ok bool) {
 		return m.heard, true
 	}
 	return 0, false
+}
+
+// Life is the life of a node that was heard last, in this term.
+func (t *Table) Life(node string) (life string, ok bool) {
+	if m := t.nodes[node]; m != nil {
+		return strings.TrimPrefix(m.holder, node+"/"), true
+	}
+	return "", false
 }
 
 // Known are the nodes that hold or may hold something.
@@ -409,11 +430,7 @@ func (t *Table) Answer(p *Pull, mayWork bool, now time.Duration) (a Answer, more
 			a.Jobs = append(a.Jobs, t.jobs[g.Job].job)
 		}
 	}
-	var unsettled uint64
-	if n := len(p.Reports); n > 0 {
-		unsettled = p.Reports[0].Seq
-	}
-	return a, len(a.Grants)+len(a.Drop)+len(a.Over) > 0 || unsettled > 0 && a.Settled >= unsettled
+	return a, len(a.Grants)+len(a.Drop)+len(a.Over) > 0 || p.Unsettled > 0 && a.Settled >= p.Unsettled
 }
 
 // grant gives a node tasks, of the job that has the least first, so that jobs share the cluster.
@@ -422,7 +439,7 @@ func (t *Table) grant(p *Pull, m *member, now time.Duration) []Grant {
 	free, room := p.Free, p.Room
 	var open []*entry
 	for _, id := range t.order {
-		if e := t.jobs[id]; e.div != nil && t.blocked(e) == "" {
+		if e := t.jobs[id]; e.div != nil && p.Trouble[id] == "" && t.blocked(e) == "" {
 			open = append(open, e)
 		}
 	}

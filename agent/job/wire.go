@@ -3,7 +3,8 @@ package job
 import "time"
 
 // Pull is what a node says to the coordinator, one after the other: what it has done, what it holds, and how much
-// more it could do. Reports are repeated until the coordinator says that they are settled.
+// more it could do. Reports that were sent are kept until the coordinator says that they are settled, and repeated in a Hello
+// or when there was no answer.
 type Pull struct {
 	Node string `json:"node"`
 	// Life is one run of the node's agent. A new one of the same node has killed all that the one before ran.
@@ -18,7 +19,11 @@ type Pull struct {
 	// Leases are those of which not all results are in Reports that were sent.
 	Leases  []Held   `json:"leases,omitempty"`
 	Reports []Report `json:"reports,omitempty"`
-	Jobs    []string `json:"jobs,omitempty"` // whose Spec it has
+	// Unsettled is the first report that was sent at any time and is not settled, 0 if there is none.
+	Unsettled uint64   `json:"unsettled,omitempty"`
+	Jobs      []string `json:"jobs,omitempty"` // whose Spec it has
+	// Trouble tells why it can run nothing of some jobs for now, by their ID.
+	Trouble map[string]string `json:"trouble,omitempty"`
 	// Wait is how long it would wait for something to do, ns.
 	Wait time.Duration `json:"wait,omitempty"`
 }
