@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -94,8 +95,9 @@ type Worker struct {
 	// Input and Output are its program's standard input and output.
 	Input, Output *os.File
 
-	r *Runtime
-	b *box
+	r     *Runtime
+	b     *box
+	close func() error
 }
 
 // StartWorker makes a container from a specification whose entrypoint is program, a static executable of this node, with
@@ -111,6 +113,7 @@ func (r *Runtime) StartWorker(ctx context.Context, name string, svc cluster.Serv
 		return nil, err
 	}
 	w := &Worker{r: r, b: b}
+	w.close = sync.OnceValue(w.remove)
 	if err := w.start(ctx, svc, program); err != nil {
 		return nil, errors.Join(fmt.Errorf("start worker %s: %w", name, full(r.cfg.Root, err)), w.Close())
 	}
@@ -200,6 +203,18 @@ func (r *Runtime) cgroupOf(worker string) string {
 	return filepath.Join(r.cfg.Cgroup, JobsGroup, worker)
 }
 
+// holds tells whether this agent has a container of that name.
+func (r *Runtime) holds(name string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, holder := range r.alloc.used {
+		if holder == name {
+			return true
+		}
+	}
+	return false
+}
+
 // Log is what the program wrote to its standard error, the last few kilobytes.
 func (w *Worker) Log() string {
 	data, err := os.ReadFile(w.r.dir(w.b.Name, "log"))
@@ -209,8 +224,10 @@ func (w *Worker) Log() string {
 	return string(data[max(0, len(data)-4096):])
 }
 
-// Close kills all in the container, waits until it is gone and removes what there is of it.
-func (w *Worker) Close() error {
+// Close kills all in the container, waits until it is gone and removes what there is of it. It may be called again.
+func (w *Worker) Close() error { return w.close() }
+
+func (w *Worker) remove() error {
 	for _, f := range []*os.File{w.Input, w.Output} {
 		if f != nil {
 			f.Close()
