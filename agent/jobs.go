@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"strings"
 
@@ -98,8 +99,12 @@ func (j *jobs) launch(ctx context.Context, name string, jb *job.Job) (execute.Wo
 		return nil, err
 	}
 	s := &jb.Spec
-	svc := cluster.Service{Stack: "job", Name: strings.ToLower(jb.ID), Image: s.Image, ImageDigest: s.ImageDigest, Env: s.Env,
+	svc := cluster.Service{Stack: "job", Name: strings.ToLower(jb.ID), Image: s.Image, ImageDigest: s.ImageDigest, Env: maps.Clone(s.Env), Hostname: j.p.a.id.Name,
 		User: s.User, WorkingDir: s.WorkingDir, Tmpfs: []string{"/tmp"}}
+	if svc.Env == nil {
+		svc.Env = map[string]string{}
+	}
+	svc.Env["SKEIN_NODE"] = j.p.a.id.Name
 	if s.Isolate {
 		svc.Limits = cluster.Resources{CPUs: s.CPUs, Memory: s.Memory}
 	}

@@ -67,6 +67,7 @@ type entry struct {
 	records  []string // keys of its outcomes
 	mergeAt  int
 	began    time.Duration
+	mean     time.Duration // of a task, when it ended
 	wrote    time.Duration // when outcomes were last written
 	slots    int           // of the cluster, for its tasks, as of slotsAt
 	slotsAt  time.Duration
@@ -185,7 +186,7 @@ func (t *Table) Progress(id string, now time.Duration) (Progress, bool) {
 	if e == nil {
 		return Progress{}, false
 	}
-	p := Progress{Job: t.view(e), Slots: t.slots(e, now)}
+	p := Progress{Job: t.view(e), Slots: t.slots(e, now), Mean: e.mean}
 	switch {
 	case e.div != nil:
 		_, _, p.Held, p.Left = e.div.Counts()
@@ -618,6 +619,7 @@ func (t *Table) Batch(now time.Duration, wall time.Time) (b Batch, ok bool) {
 // finish closes a job all of whose tasks have an outcome.
 func (t *Table) finish(e *entry) {
 	e.job.OK, e.job.Bad, _, _ = e.div.Counts()
+	e.mean = e.div.Mean()
 	e.job.State, e.job.Reason, e.div, e.changed = Done, "", nil, true
 	if e.job.Bad > 0 {
 		e.job.State = Failed
