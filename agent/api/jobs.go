@@ -247,6 +247,7 @@ func (s *Server) jobOutput(j Jobs, w http.ResponseWriter, r *http.Request) error
 	var st *stream
 	known := -1
 	for {
+		began := time.Now()
 		jb, list, err := j.Outcomes(id)
 		if err != nil {
 			if st == nil {
@@ -270,7 +271,7 @@ func (s *Server) jobOutput(j Jobs, w http.ResponseWriter, r *http.Request) error
 		select {
 		case <-r.Context().Done():
 			return nil
-		case <-time.After(outputEvery):
+		case <-time.After(max(outputEvery, 20*time.Since(began))): // it must not keep the coordinator busy
 		}
 	}
 }

@@ -184,18 +184,17 @@ func (d *Dispatch) open(ctx context.Context) error {
 	t := job.NewTable(term, awaited)
 	for _, j := range jobs {
 		recorded, keys, err := outcomesOf(logs[j.ID])
-		if err != nil {
-			return fmt.Errorf("job %s: %w", j.ID, err)
+		if err != nil { // to go on without them would be to run tasks twice
+			d.cfg.Log.Error("a job whose outcomes are not readable is left alone", "job", j.ID, "err", err)
+			continue
 		}
 		var in []string
 		for _, e := range inputs[j.ID] {
 			var part []string
-			if err := json.Unmarshal(e.Data, &part); err != nil {
-				return fmt.Errorf("inputs of job %s: %w", j.ID, err)
-			}
+			err = errors.Join(err, json.Unmarshal(e.Data, &part))
 			in = append(in, part...)
 		}
-		if err := j.Spec.CheckInputs(in); err != nil {
+		if err := errors.Join(err, j.Spec.CheckInputs(in)); err != nil {
 			d.cfg.Log.Error("a job whose inputs are not whole is ignored", "job", j.ID, "err", err)
 			continue
 		}

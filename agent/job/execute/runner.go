@@ -90,6 +90,7 @@ type jobState struct {
 	retryAt   time.Time
 	mean      time.Duration
 	running   map[int32]*leaseState
+	sent      []int32 // to its worker, in order; some have ended
 	isolated  map[int32]context.CancelFunc
 	closing   bool
 }
@@ -162,7 +163,7 @@ func (r *Runner) send(f func()) { r.events <- f }
 
 // start gives workers what there is room for.
 func (r *Runner) start() {
-	free, room := r.cfg.CPUs, r.cfg.Memory
+	free, room := r.cfg.CPUs+r.extra(), r.cfg.Memory
 	for _, l := range r.leases {
 		free -= float64(l.running) * l.j.cpus()
 		room -= int64(l.running) * l.j.job.Spec.Memory
@@ -193,17 +194,49 @@ func (r *Runner) start() {
 			l.next++
 			l.running++
 			j.running[t.pos] = l
+			if j.sent = append(j.sent, t.pos); len(j.sent) > 2*len(j.running)+1024 {
+				j.sent = slices.DeleteFunc(j.sent, func(p int32) bool { return j.running[p] == nil })
+			}
 			free -= j.cpus()
 			room -= j.job.Spec.Memory
 		}
 	}
 }
 
-func (j *jobState) cpus() float64 {
-	if j.job.Spec.CPUs == 0 {
+func (j *jobState) cpus() float64 { return cpusOf(j.job) }
+
+func cpusOf(j *job.Job) float64 {
+	if j.Spec.CPUs == 0 {
 		return 1
 	}
-	return j.job.Spec.CPUs
+	return j.Spec.CPUs
+}
+
+// inHand is for how long a worker gets tasks on top of those that it runs, and mostInHand how many. Short tasks would
+// otherwise wait for the agent more than they run.
+const (
+	inHand     = 50 * time.Millisecond
+	mostInHand = 64
+)
+
+// extra is how many CPUs more than there are the tasks may take that are with workers. Only one job can have that: which
+// task of which job runs next must not be the workers' matter.
+func (r *Runner) extra() float64 {
+	var j *jobState
+	for _, l := range r.leases {
+		if l.left() == 0 {
+			continue
+		}
+		if j != nil && l.j != j || l.Width > 0 || l.j.job.Spec.Isolate || l.j.job.Spec.Memory > 0 || l.j.mean == 0 {
+			return 0
+		}
+		j = l.j
+	}
+	if j == nil {
+		return 0
+	}
+	n := min(float64(inHand)/float64(max(j.mean, time.Microsecond))*r.cfg.CPUs/j.cpus(), mostInHand)
+	return float64(int(n)) * j.cpus()
 }
 
 // launch starts a job's worker.
@@ -239,7 +272,7 @@ func (r *Runner) open(ctx context.Context, name string, j *job.Job) (Worker, *wo
 	if err != nil {
 		return nil, nil, err
 	}
-	c, err := worker.Open(w.In(), w.Out(), worker.Setup{Job: j.ID, Spec: j.Spec})
+	c, err := worker.Open(w.In(), w.Out(), worker.Setup{Job: j.ID, Spec: j.Spec, Parallel: max(int(r.cfg.CPUs/cpusOf(j)+1e-9), 1)})
 	if err != nil {
 		return nil, nil, errors.Join(err, w.Close())
 	}
@@ -374,11 +407,19 @@ func (r *Runner) gone(j *jobState, w Worker, err error) {
 	r.cfg.Log.Warn("the container of a job has ended under its tasks", "job", j.job.ID, "tasks", len(j.running), "err", err)
 	none := len(j.running) == 0
 	r.closeWorker(j)
-	for pos, l := range j.running {
+	// It begins them in order: what is beyond those that it ran at once had not begun.
+	began := max(int(r.cfg.CPUs/j.cpus()+1e-9), 1)
+	for _, pos := range j.sent {
+		l := j.running[pos]
+		if l == nil {
+			continue
+		}
+		delete(j.running, pos)
 		l.running--
-		l.results = append(l.results, job.Result{Pos: pos, End: job.Vanished})
+		l.results = append(l.results, job.Result{Pos: pos, End: job.Vanished, Undone: began <= 0})
+		began--
 	}
-	clear(j.running)
+	j.sent = nil
 	if none {
 		r.cannot(j, fmt.Errorf("its container ended at once: %w", err))
 	} else {

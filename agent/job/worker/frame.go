@@ -32,6 +32,9 @@ type Setup struct {
 	Spec job.Spec `json:"spec"`
 	// Env is the environment of tasks beside that of the worker itself; nil: the worker's.
 	Env []string `json:"env,omitempty"`
+	// Parallel is how many tasks run at once; those that come on top wait, so that the next one needs no word of the
+	// agent. 0: all.
+	Parallel int `json:"parallel,omitempty"`
 }
 
 // End is how a task ended.

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -51,10 +52,19 @@ type worker struct {
 	started *sync.Cond // a child was started, or closed is set
 	byPID   map[int]*task
 	byPos   map[int32]*task
+	queue   []order
+	active  int // tasks that were begun and have not ended
 	closed  bool
 
 	ends chan End
 	wg   sync.WaitGroup
+}
+
+// order is a task that was ordered and has not begun.
+type order struct {
+	pos   int32
+	index int64
+	input string
 }
 
 type task struct {
@@ -114,12 +124,16 @@ func (w *worker) read(r io.Reader) error {
 		}
 		switch {
 		case kind == frameRun && len(payload) >= 8:
-			w.start(pos, int64(binary.BigEndian.Uint64(payload)), string(payload[8:]))
+			w.mu.Lock()
+			w.queue = append(w.queue, order{pos, int64(binary.BigEndian.Uint64(payload)), string(payload[8:])})
+			w.mu.Unlock()
+			w.pump()
 		case kind == frameKill:
 			w.mu.Lock()
 			if t := w.byPos[pos]; t != nil {
 				_ = unix.Kill(-t.pid, unix.SIGKILL)
 			}
+			w.queue = slices.DeleteFunc(w.queue, func(o order) bool { return o.pos == pos })
 			w.mu.Unlock()
 		default:
 			return fmt.Errorf("a frame of kind %q with %d bytes makes no sense here", kind, len(payload))
@@ -143,6 +157,31 @@ func (w *worker) write(out io.Writer) error {
 	return failed
 }
 
+// pump begins what waits, as far as there is room.
+func (w *worker) pump() {
+	for {
+		w.mu.Lock()
+		if len(w.queue) == 0 || w.closed || w.setup.Parallel > 0 && w.active >= w.setup.Parallel {
+			w.mu.Unlock()
+			return
+		}
+		o := w.queue[0]
+		w.queue = w.queue[1:]
+		w.active++
+		w.wg.Add(1)
+		w.mu.Unlock()
+		w.start(o.pos, o.index, o.input)
+	}
+}
+
+// over tells that a task does not run any more.
+func (w *worker) over() {
+	w.mu.Lock()
+	w.active--
+	w.mu.Unlock()
+}
+
+// start begins a task, which counts as active and in wg until its end is sent.
 func (w *worker) start(pos int32, index int64, input string) {
 	argv := w.setup.Spec.Argv(index, input)
 	env := append(w.env[:len(w.env):len(w.env)], "SKEIN_INDEX="+strconv.FormatInt(index, 10))
@@ -151,6 +190,8 @@ func (w *worker) start(pos int32, index int64, input string) {
 	}
 	began := time.Now()
 	fail := func(err error) {
+		defer w.wg.Done()
+		w.over()
 		w.ends <- End{Result: job.Result{Pos: pos, End: job.NotStarted, Code: 127, Took: time.Since(began)},
 			Stderr: []byte(fmt.Sprintf("%s: %v\n", argv[0], err))}
 	}
@@ -200,7 +241,10 @@ func (w *worker) start(pos int32, index int64, input string) {
 		fail(err)
 		return
 	}
-	w.wg.Go(func() { w.finish(t, pipes[0][0], pipes[1][0]) })
+	go func() {
+		defer w.wg.Done()
+		w.finish(t, pipes[0][0], pipes[1][0])
+	}()
 }
 
 // strays is how long output of what left a task's process group is waited for after its end.
@@ -217,11 +261,13 @@ func (w *worker) finish(t *task, stdout, stderr *os.File) {
 		defer close(ended)
 		status = <-t.status
 		e.Took = time.Since(t.began)
+		w.over()
 		// Whatever it left in its group: it must not go on under the next task.
 		_ = unix.Kill(-t.pid, unix.SIGKILL)
 		by := time.Now().Add(strays)
 		_ = stdout.SetReadDeadline(by)
 		_ = stderr.SetReadDeadline(by)
+		w.pump()
 	})
 	e.Stdout, dropped[0] = collect(stdout)
 	readers.Wait()
@@ -242,11 +288,17 @@ func (w *worker) finish(t *task, stdout, stderr *os.File) {
 	w.ends <- e
 }
 
-// collect reads until the end, and keeps the first MaxOutput bytes.
-func collect(r io.Reader) (kept []byte, dropped uint32) {
+// collect reads until the end or the deadline, and keeps the first MaxOutput bytes.
+func collect(f *os.File) (kept []byte, dropped uint32) {
 	buf := make([]byte, 4096)
+	read := f.Read
 	for {
-		n, err := r.Read(buf)
+		n, err := read(buf)
+		if errors.Is(err, os.ErrDeadlineExceeded) && f.SetReadDeadline(time.Time{}) == nil {
+			// What was written before it is still to be had: this process may not have had its turn in time.
+			read = func(p []byte) (int, error) { return readNow(f, p) }
+			continue
+		}
 		take := min(n, MaxOutput-len(kept))
 		kept = append(kept, buf[:take]...)
 		dropped += uint32(n - take)
@@ -257,6 +309,22 @@ func collect(r io.Reader) (kept []byte, dropped uint32) {
 			buf = make([]byte, 64<<10)
 		}
 	}
+}
+
+// readNow reads what is there, and does not wait for more.
+func readNow(f *os.File, p []byte) (n int, err error) {
+	c, err := f.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	rerr := c.Read(func(fd uintptr) bool {
+		n, err = syscall.Read(int(fd), p)
+		return true
+	})
+	if err = errors.Join(err, rerr); err == nil && n == 0 {
+		err = io.EOF
+	}
+	return max(n, 0), err
 }
 
 // reap waits for all children: tasks, and orphans that came to this process.
