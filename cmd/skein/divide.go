@@ -290,7 +290,7 @@ func attend(cmd *cobra.Command, c *api.Client, id string, own bool) error {
 	switch {
 	case d.State == job.Done:
 		return nil
-	case d.Spec.Indices.Len() == 1 && code > 0:
+	case cmd.Name() == "run" && code > 0: // of one command: its exit code
 		return &exitError{code}
 	default:
 		return &exitError{exitFailed}
