@@ -100,13 +100,16 @@ func (j *jobs) launch(ctx context.Context, name string, jb *job.Job) (execute.Wo
 	}
 	s := &jb.Spec
 	svc := cluster.Service{Stack: "job", Name: strings.ToLower(jb.ID), Image: s.Image, ImageDigest: s.ImageDigest, Env: maps.Clone(s.Env), Hostname: j.p.a.id.Name,
-		User: s.User, WorkingDir: s.WorkingDir, Tmpfs: []string{"/tmp"}}
+		User: s.User, WorkingDir: s.WorkingDir, Tmpfs: []string{"/tmp"}, Shares: s.Shares}
 	if svc.Env == nil {
 		svc.Env = map[string]string{}
 	}
 	svc.Env["SKEIN_NODE"] = j.p.a.id.Name
 	if s.Isolate {
 		svc.Limits = cluster.Resources{CPUs: s.CPUs, Memory: s.Memory}
+	}
+	if err := (attached{j.p}).Attach(ctx, cluster.Instance{ID: name, Spec: svc}); err != nil {
+		return nil, err
 	}
 	w, err := j.p.runtime.StartWorker(ctx, name, svc, program)
 	if err != nil {

@@ -357,3 +357,21 @@ func TestArgv(t *testing.T) {
 		}
 	}
 }
+
+func TestParseShare(t *testing.T) {
+	for text, want := range map[string]string{
+		"photos:/in":        "{ photos /in false }",
+		"big/photos:/in:ro": "{big photos /in true }",
+		"photos":            "",
+		"photos:in":         "",
+		":/in":              "",
+		"/photos:/in":       "",
+		"a/b/c:/in":         "",
+		"photos:/in:rw":     "",
+	} {
+		u, err := ParseShare(text)
+		if got := fmt.Sprint(u); err == nil && got != want || (err != nil) != (want == "") {
+			t.Errorf("%q: got %s, %v; want %q", text, got, err, want)
+		}
+	}
+}

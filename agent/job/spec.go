@@ -35,6 +35,8 @@ type Spec struct {
 	// Isolate gives each task a container of its own. Otherwise the tasks of a job on one node are processes in one
 	// container, which takes some hundred times less.
 	Isolate bool `json:"isolate,omitempty"`
+	// Shares are folders of shared file systems that tasks see, on whatever node.
+	Shares []cluster.SharedUse `json:"shares,omitempty"`
 	// Idempotent: no harm is done if a task runs twice, also at the same time. Then stragglers are run a second time
 	// elsewhere, and what a lost node held is given out at once.
 	Idempotent bool `json:"idempotent,omitempty"`
@@ -53,6 +55,7 @@ const (
 	maxEnv     = 64 << 10
 	maxRetries = 100
 	maxAfter   = 64
+	maxShares  = 16
 	// MaxInput is the length of one input, MaxInputs that of all, in bytes. They are in the ledger, beside all else.
 	MaxInput  = 64 << 10
 	MaxInputs = 32 << 20
@@ -102,6 +105,8 @@ func (s *Spec) Check() error {
 		return fmt.Errorf("%g CPUs and %d bytes of memory for a task: neither may be negative", s.CPUs, s.Memory)
 	case s.Safety != "" && s.Safety != cluster.SafetyLease && s.Safety != cluster.SafetyPower:
 		return fmt.Errorf("safety %q: it must be %s or %s", s.Safety, cluster.SafetyLease, cluster.SafetyPower)
+	case len(s.Shares) > maxShares:
+		return fmt.Errorf("%d folders of shared file systems, at most %d are possible", len(s.Shares), maxShares)
 	case len(s.After) > maxAfter:
 		return fmt.Errorf("it waits for %d jobs, at most %d are possible", len(s.After), maxAfter)
 	}
@@ -130,6 +135,23 @@ func (s *Spec) CheckInputs(inputs []string) error {
 		return fmt.Errorf("the inputs are %d bytes, at most %d can be kept; put them into a file that the tasks read", size, MaxInputs)
 	}
 	return nil
+}
+
+// ParseShare reads "FOLDER:TARGET", "FILESYSTEM/FOLDER:TARGET" and with ":ro" at the end that tasks may only read it.
+func ParseShare(text string) (u cluster.SharedUse, err error) {
+	from, target, ok := strings.Cut(text, ":")
+	if t, ro := strings.CutSuffix(target, ":ro"); ro {
+		target, u.ReadOnly = t, true
+	}
+	name, folder, named := strings.Cut(from, "/")
+	if !named {
+		name, folder = "", from
+	}
+	u.Name, u.Folder, u.Target = name, folder, target
+	if !ok || folder == "" || named && name == "" || strings.Contains(folder, "/") || !path.IsAbs(target) || strings.Contains(target, ":") {
+		return cluster.SharedUse{}, fmt.Errorf("%q is not FOLDER:/PATH or FILESYSTEM/FOLDER:/PATH, with :ro at the end or without", text)
+	}
+	return u, nil
 }
 
 // Argv is a task's command. In each argument {} is replaced by the input, or by the index if there are none; {#}

@@ -27,6 +27,7 @@ type jobFlags struct {
 	memory string
 	env    []string
 	safety string
+	shares []string
 	detach bool
 }
 
@@ -41,6 +42,7 @@ func (f *jobFlags) add(cmd *cobra.Command) {
 	fl.BoolVar(&f.spec.Isolate, "isolate", false, "a container of its own for each task: slower, and tasks cannot see one another")
 	fl.BoolVar(&f.spec.Idempotent, "idempotent", false, "a task may run twice without harm: slow ones are run a second time elsewhere, and those of a lost node at once")
 	fl.StringVar(&f.safety, "safety", string(cluster.SafetyLease), "what must be known of a lost node before its tasks run elsewhere: lease, that it has stopped them by itself; power, that it is off")
+	fl.StringArrayVar(&f.shares, "shared", nil, "folder of a shared file system that tasks see: FOLDER:/PATH, FILESYSTEM/FOLDER:/PATH, with :ro to only read it")
 	fl.StringSliceVar(&f.spec.After, "after", nil, "begin when these jobs have ended without a failure")
 	fl.StringArrayVarP(&f.env, "env", "e", nil, "NAME=VALUE for the tasks' environment, or NAME to pass on your own")
 	fl.StringVarP(&f.spec.WorkingDir, "workdir", "w", "", "folder in which the command runs")
@@ -73,6 +75,13 @@ func (f *jobFlags) submit(cmd *cobra.Command, command []string, inputs []string)
 			return &usageError{fmt.Errorf("--memory %q: %w", f.memory, err)}
 		}
 		s.Memory = n
+	}
+	for _, text := range f.shares {
+		u, err := job.ParseShare(text)
+		if err != nil {
+			return &usageError{fmt.Errorf("--shared: %w", err)}
+		}
+		s.Shares = append(s.Shares, u)
 	}
 	for _, kv := range f.env {
 		k, v, ok := strings.Cut(kv, "=")

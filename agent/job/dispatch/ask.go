@@ -101,6 +101,10 @@ func check(st *cluster.State, spec *job.Spec, inputs []string) error {
 	if err := spec.CheckInputs(inputs); err != nil {
 		return &RefusedError{err}
 	}
+	with := cluster.Service{Stack: "job", Name: spec.Name, Shares: spec.Shares}
+	if err := st.ResolveShares(&with); err != nil {
+		return &RefusedError{err}
+	}
 	var refs []string
 	spec.ImageDigest = ""
 	for i := range st.Images {

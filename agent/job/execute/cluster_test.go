@@ -397,6 +397,7 @@ func TestRefused(t *testing.T) {
 		"there is no index":      {Name: "a", Image: "tools:1", Command: []string{"true"}},
 		"must be lower-case":     {Name: "A b", Image: "tools:1", Command: []string{"true"}, Indices: numbers(1)},
 		"it must be 0 to 100":    {Name: "a", Image: "tools:1", Command: []string{"true"}, Indices: numbers(1), Retries: 101},
+		"shared file system":     {Name: "a", Image: "tools:1", Command: []string{"true"}, Indices: numbers(1), Shares: []cluster.SharedUse{{Folder: "x", Target: "/x"}}},
 		"must be lease or power": {Name: "a", Image: "tools:1", Command: []string{"true"}, Indices: numbers(1), Safety: "none"},
 	} {
 		var refused *dispatch.RefusedError
