@@ -16,10 +16,19 @@ import (
 func (l *labTest) pending() api.Pending {
 	l.t.Helper()
 	var p api.Pending
-	if err := json.Unmarshal([]byte(l.run("node", "pending", "-o", "json")), &p); err != nil {
-		l.t.Fatal(err)
+	for deadline := time.Now().Add(3 * time.Minute); ; {
+		out, err := l.try(30*time.Second, "node", "pending", "-o", "json")
+		if err == nil {
+			err = json.Unmarshal([]byte(out), &p)
+		}
+		if err == nil {
+			return p
+		}
+		if time.Now().After(deadline) {
+			l.t.Fatal(err)
+		}
+		time.Sleep(200 * time.Millisecond) // between two questions, while no node answers
 	}
-	return p
 }
 
 // TestApproval: a machine that knows only the CA's fingerprint shows a code, is denied, and joins when it is approved.
