@@ -110,7 +110,7 @@ func (o *Options) diskImage(ctx context.Context, unified []byte, m Manifest) ([]
 			return nil, err
 		}
 	}
-	m.Files = nil // they tell of the image itself
+	m.Files, m.Input = nil, "" // they tell of the image itself, and of what else was built with it
 	manifest, err := m.json()
 	if err != nil {
 		return nil, err
