@@ -249,6 +249,7 @@ func (s *Server) jobOutput(j Jobs, w http.ResponseWriter, r *http.Request) error
 	for {
 		began := time.Now()
 		jb, list, err := j.Outcomes(id)
+		busy := time.Since(began) // the coordinator, and not the nodes whose output is fetched: one that died is waited for
 		if err != nil {
 			if st == nil {
 				return err
@@ -271,7 +272,7 @@ func (s *Server) jobOutput(j Jobs, w http.ResponseWriter, r *http.Request) error
 		select {
 		case <-r.Context().Done():
 			return nil
-		case <-time.After(max(outputEvery, 20*time.Since(began))): // it must not keep the coordinator busy
+		case <-time.After(max(outputEvery, 20*busy)): // it must not keep the coordinator busy
 		}
 	}
 }
