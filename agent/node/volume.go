@@ -215,7 +215,7 @@ func (b *Brain) VolumeConflict(instance, disk, what string) {
 // lose ends an instance whose volume is not its own any more.
 func (b *Brain) lose(a *assignment, v *volume, why string) {
 	if a.lost == "" {
-		a.lost = fmt.Sprintf("disk %s is not ours any more: %s", v.Disk, why)
+		a.lost = fmt.Sprintf("disk %s cannot be used here any more: %s", v.Disk, why)
 	}
 }
 

@@ -150,15 +150,21 @@ func (l Linux) Mount(ctx context.Context, device string, v Volume, folder string
 		return m, err
 	}
 	m.Replayed = c.Dirty
-	if c.Errors {
+	check := func() error {
+		m.Checked = true
 		out, code, err := run(ctx, []string{"/sbin/e2fsck", "-p", "-f", device})
 		if err != nil {
-			return m, err
+			return err
 		}
 		if err := checkResult(code, out); err != nil {
-			return m, fmt.Errorf("volume %s on %s: %w", v.Name, device, err)
+			return fmt.Errorf("volume %s on %s: %w", v.Name, device, err)
 		}
-		m.Checked = true
+		return nil
+	}
+	if c.Errors {
+		if err := check(); err != nil {
+			return m, err
+		}
 	}
 	if l.Load != nil {
 		if err := l.Load(string(v.Kind)); err != nil { // ext4 and xfs are their modules' names
@@ -168,8 +174,30 @@ func (l Linux) Mount(ctx context.Context, device string, v Volume, folder string
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return m, err
 	}
-	if err := unix.Mount(device, folder, string(v.Kind), unix.MS_NOATIME|unix.MS_NODEV|unix.MS_NOSUID, mountOptions(v.Kind)); err != nil {
-		return m, fmt.Errorf("mount volume %s (%s on %s): %w", v.Name, v.Kind, device, err)
+	mount := func() error {
+		if err := unix.Mount(device, folder, string(v.Kind), unix.MS_NOATIME|unix.MS_NODEV|unix.MS_NOSUID, mountOptions(v.Kind)); err != nil {
+			return fmt.Errorf("mount volume %s (%s on %s): %w", v.Name, v.Kind, device, err)
+		}
+		return nil
+	}
+	if err := mount(); err != nil {
+		return m, err
+	}
+	bad := l.Health(folder)
+	if bad != nil && !m.Checked { // the journal that was replayed said it
+		if err := l.Unmount(folder, false); err != nil {
+			return m, errors.Join(bad, err)
+		}
+		if err := check(); err != nil {
+			return m, err
+		}
+		if err := mount(); err != nil {
+			return m, err
+		}
+		bad = l.Health(folder)
+	}
+	if bad != nil {
+		return m, errors.Join(bad, l.Unmount(folder, false))
 	}
 	return m, nil
 }
@@ -252,7 +280,9 @@ func (Linux) Unmount(folder string, lost bool) error {
 	return fmt.Errorf("unmount %s: %w", folder, err)
 }
 
-// Health looks whether ext4 has gone read-only, or xfs has shut itself down.
+// Health looks whether ext4 has met an error, or xfs has shut itself down. Newer kernels do not show an ext4 that writes
+// nothing any more as read-only (its "don't set SB_RDONLY after filesystem errors", in the stable ones too); its count of
+// errors, which a check of the file system sets to zero, is told in sysfs.
 func (Linux) Health(folder string) error {
 	// The root of an xfs that has shut down gives EIO, however much of it is cached.
 	if _, err := os.Lstat(folder); err != nil {
@@ -269,7 +299,29 @@ func (Linux) Health(folder string) error {
 	case m.readOnly:
 		return fmt.Errorf("the file system on %s was set read-only after an error", m.device)
 	}
-	return nil
+	n, err := errorCount(folder)
+	if err == nil && n != "0" {
+		err = fmt.Errorf("the file system on %s met an error and writes nothing any more (errors since its last check: %s)", m.device, n)
+	}
+	return err
+}
+
+// errorCount is how many errors an ext4 has met since its last check (Documentation/ABI/testing/sysfs-fs-ext4); others do
+// not count.
+func errorCount(folder string) (string, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(folder, &st); err != nil {
+		return "", fmt.Errorf("%s: %w", folder, err)
+	}
+	name, err := os.Readlink(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)))
+	if err != nil {
+		return "0", nil // not on a disk of its own
+	}
+	data, err := os.ReadFile("/sys/fs/ext4/" + filepath.Base(name) + "/errors_count")
+	if errors.Is(err, os.ErrNotExist) {
+		return "0", nil
+	}
+	return strings.TrimSpace(string(data)), err
 }
 
 // Mounts lists what is mounted below root.
