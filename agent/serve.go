@@ -159,6 +159,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	run(p.leaveWills)
 	run(p.recordDecisions)
 	run(p.keepLinks)
+	run(p.keepPorts)
 	run(p.keepDisk)
 	run(p.keepImages)
 	run(p.keepSAN)
@@ -303,6 +304,7 @@ func (p *parts) watch(ctx context.Context) {
 		wake(p.warming)
 		wake(p.sans)
 		wake(p.keeping)
+		wake(p.a.ports.changed)
 		return nil
 	})
 	if err != nil && ctx.Err() == nil {
