@@ -7,10 +7,14 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/skein-os/skein/agent/api"
 	"github.com/skein-os/skein/agent/cabling"
 	"github.com/skein-os/skein/agent/cluster"
+	"github.com/skein-os/skein/agent/member"
+	"github.com/skein-os/skein/agent/node"
 )
 
 // This file tells the others what this node sees of its ports and cables (package cabling).
@@ -96,6 +100,43 @@ func (p *parts) keepPorts(ctx context.Context) {
 			t.Stop()
 		}
 	}
+}
+
+// LocalNet is how this node's ports and links are now (api.Net).
+func (p *parts) LocalNet(ctx context.Context) api.NodeNet {
+	out := api.NodeNet{Node: p.a.id.Name, Live: true, Ports: p.a.ports.list(), Links: []api.NetLink{}}
+	st := p.state.Load()
+	me := st.Node(p.a.id.Name)
+	if me == nil {
+		out.Live, out.Error = false, "this node is not in its copy of the ledger yet"
+		return out
+	}
+	out.State = me.State
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	got := make(chan member.View, 1)
+	if err := p.a.loop.ask(ctx, func(b *node.Brain) { got <- b.View() }); err != nil {
+		out.Live, out.Error = false, "the goroutine of the heartbeats did not answer: "+err.Error()
+		return out
+	}
+	own := p.a.links.List()
+	for _, peer := range (<-got).Peers {
+		theirs := st.Node(peer.Name)
+		for _, l := range peer.Links {
+			link := api.NetLink{Link: l.Link, Peer: peer.Name, Receiving: l.Receiving, Sending: l.Sending, LossPercent: l.LossPercent,
+				RTTMs: float64(l.RTT.Microseconds()) / 1000, Flapping: l.Flapping, Lost: !peer.Alive}
+			if theirs != nil {
+				for _, t := range theirs.Links {
+					if ours := sameSubnet(own, t.Addr); ours != nil && ours.Name == l.Link {
+						link.PeerLink = t.Name
+					}
+				}
+			}
+			out.Links = append(out.Links, link)
+		}
+	}
+	slices.SortStableFunc(out.Links, func(a, b api.NetLink) int { return strings.Compare(a.Link, b.Link) })
+	return out
 }
 
 // portsKeeper is what is remembered between two records.

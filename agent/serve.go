@@ -572,6 +572,7 @@ func (p *parts) serveAPI(ctx context.Context, l net.Listener, serverTLS *tls.Con
 	join.Heard = p.heard
 	handler := api.NewServer(&backend{parts: p}, join, pki.Caller, p.a.log.With("part", "api"))
 	handler.HandleJobs(p.jobs)
+	handler.HandleNet(p)
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true) // joining is one HTTP/1 request on the connection that its proof is bound to
 	protocols.SetHTTP2(true)
