@@ -29,10 +29,10 @@ type Port struct {
 type State int
 
 const (
-	Good State = iota
-	Bad        // it has a carrier, and something is wrong
-	Down       // no carrier
-	Unknown    // its node does not say
+	Good    State = iota
+	Bad           // it has a carrier, and something is wrong
+	Down          // no carrier
+	Unknown       // its node does not say
 )
 
 func (n *Node) state(p *Port) State {
