@@ -44,6 +44,7 @@ type Agent struct {
 	id   identity
 
 	san   *san
+	ports *ports
 	links *network.Links
 	hb    *network.Heartbeats
 	// beacons are datagrams of the formation, told apart from heartbeats by their first bytes.
@@ -126,6 +127,8 @@ func (a *Agent) run(ctx context.Context) error {
 	}
 	defer a.links.Close()
 	defer a.hb.Close()
+	a.openPorts()
+	defer a.ports.close(a.ordered)
 	if a.pin == nil { // else its name there is not known yet
 		if err := a.openSAN(ctx); err != nil {
 			return err

@@ -159,6 +159,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	run(p.leaveWills)
 	run(p.recordDecisions)
 	run(p.keepLinks)
+	run(p.keepPorts)
 	run(p.keepDisk)
 	run(p.keepImages)
 	run(p.keepSAN)
@@ -303,6 +304,7 @@ func (p *parts) watch(ctx context.Context) {
 		wake(p.warming)
 		wake(p.sans)
 		wake(p.keeping)
+		wake(p.a.ports.changed)
 		return nil
 	})
 	if err != nil && ctx.Err() == nil {
@@ -570,6 +572,7 @@ func (p *parts) serveAPI(ctx context.Context, l net.Listener, serverTLS *tls.Con
 	join.Heard = p.heard
 	handler := api.NewServer(&backend{parts: p}, join, pki.Caller, p.a.log.With("part", "api"))
 	handler.HandleJobs(p.jobs)
+	handler.HandleNet(p)
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true) // joining is one HTTP/1 request on the connection that its proof is bound to
 	protocols.SetHTTP2(true)

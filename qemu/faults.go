@@ -130,6 +130,9 @@ func (l *Lab) SetLink(ctx context.Context, node, iface string, up, silent bool) 
 			if err := p.setLink(ctx, lan, up); err != nil {
 				return fmt.Errorf("set link of %s: %w", node, err)
 			}
+			if up {
+				p.ports[lan].Announce()
+			}
 		}
 		m.mu.Lock()
 		m.carrierOut[lan] = !up
@@ -258,12 +261,15 @@ func (m *Machine) setGroup(g int) {
 	m.applyFaults()
 }
 
-// Heal undoes every fault of the networks: partitions, loss, delay, and cables that are out.
+// Heal undoes every fault of the networks: partitions, loss, delay, and cables that are out or in the wrong switch.
 func (l *Lab) Heal(ctx context.Context) error {
 	err := l.each(func(m *Machine) error {
 		m.setGroup(0)
 		for lan := range LANs {
 			m.changeFault(lan, func(f *[2]ethernet.Fault) { *f = [2]ethernet.Fault{} })
+			if err := m.plug(ctx, lan, lan); err != nil {
+				return err
+			}
 		}
 		m.mu.Lock()
 		p, out, frozen := m.proc, m.carrierOut, m.frozen

@@ -130,6 +130,7 @@ func open(ctx context.Context, cfg Config) (*Lab, error) {
 	hc := hostnet.Config{Floating: []netip.Prefix{Floating}, Lease: l.lease, OnLease: l.onLease, Log: cfg.Log}
 	for lan := range LANs {
 		l.switches[lan] = ethernet.New()
+		l.switches[lan].SetName(SwitchName(lan), switchMAC(lan), announceEvery)
 		if cfg.Seed != 0 {
 			l.switches[lan].Seed(cfg.Seed + uint64(lan))
 		}
@@ -154,6 +155,7 @@ func open(ctx context.Context, cfg Config) (*Lab, error) {
 			return nil, err
 		}
 	}
+	l.wg.Go(l.announce)
 	return l, nil
 }
 

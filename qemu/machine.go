@@ -65,6 +65,7 @@ type Machine struct {
 	relaunches int
 	rebooted   time.Time // last reset
 	carrierOut [LANs]bool
+	elsewhere  [LANs]int               // how many switches further the cable is than it should be
 	fault      [LANs][2]ethernet.Fault // by Direction
 	group      int
 	leased     [LANs]time.Time // of the last lease in this power-on
@@ -100,7 +101,8 @@ type LinkStatus struct {
 	DelayIn   string `json:"delay_in,omitempty"`
 	OtherOut  string `json:"other_out,omitempty"` // duplicates, wrong bits
 	OtherIn   string `json:"other_in,omitempty"`
-	Group     int    `json:"group,omitempty"` // of a partition
+	Group     int    `json:"group,omitempty"`  // of a partition
+	Switch    string `json:"switch,omitempty"` // the one that the cable is in, if that is not where it belongs
 }
 
 func (m *Machine) status() Status {
@@ -128,6 +130,9 @@ func (m *Machine) status() Status {
 func (m *Machine) link(lan int) LinkStatus {
 	out, in := m.fault[lan][ethernet.Out], m.fault[lan][ethernet.In]
 	l := LinkStatus{Interface: fmt.Sprintf("eth%d", lan), State: "up", Group: m.group}
+	if m.elsewhere[lan] != 0 {
+		l.Switch = SwitchName(m.plugged(lan))
+	}
 	switch {
 	case m.carrierOut[lan]:
 		l.State = "down"

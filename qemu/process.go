@@ -196,7 +196,7 @@ func (l *Lab) launch(ctx context.Context, m *Machine, from *image) (_ *process, 
 	p.cmd = cmd
 	p.qmp = qmp.New(monitor, func(e qmp.Event) { m.onQMP(p, e) })
 	for lan := range LANs {
-		p.ports[lan] = l.switches[lan].Attach(m.node.Name, p.streams[lan])
+		p.ports[lan] = l.switches[m.pluggedIn(lan)].Attach(m.node.Name, p.streams[lan])
 		p.wg.Go(func() {
 			if err := p.streams[lan].ReadFrames(p.ports[lan].Receive); err != nil && !errors.Is(err, unix.ECONNRESET) {
 				l.cfg.Log.Debug("network of a machine ended", "node", m.node.Name, "lan", lan, "err", err)

@@ -81,7 +81,7 @@ func (s *Server) removeNode(w http.ResponseWriter, r *http.Request) error {
 	t := cluster.Txn{
 		Conditions: []cluster.Condition{{Key: n.Key(), Revision: n.Revision}},
 		Deletes: []string{n.Key(), (&cluster.BMC{Node: n.Name}).Key(), cluster.KeySecrets + cluster.BMCSecret(n.Name),
-			(&cluster.Fence{Node: n.Name}).Key()},
+			(&cluster.Fence{Node: n.Name}).Key(), (&cluster.NodePorts{Node: n.Name}).Key()},
 		Events: []cluster.Event{{Time: time.Now(), Node: s.backend.Self(), Kind: cluster.EventNode, Subject: n.Name,
 			Text: "removed from the cluster", Why: "asked by operator " + who}},
 	}

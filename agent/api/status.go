@@ -59,6 +59,7 @@ func (s *Server) Status() Status {
 	if w := st.PairWarning(); w != "" {
 		out.Warnings = append(out.Warnings, w)
 	}
+	out.Warnings = append(out.Warnings, cablingWarnings(st)...)
 	for i := range st.Services {
 		ss := serviceStatus(st, &st.Services[i], seen)
 		if ss.Running < ss.Wanted {

@@ -117,6 +117,7 @@ type State struct {
 	Kept       []KeptBlob
 	Shared     []SharedRecord
 	Reports    []SharedReport
+	Ports      []NodePorts
 	// Events are not part of it: they are read by whoever shows them.
 }
 

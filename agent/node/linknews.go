@@ -92,6 +92,6 @@ func (b *Brain) tellOfLink(group []member.LinkEvent, more string) {
 	}
 	b.world.Explain(cluster.Event{
 		Node: b.self.Name, Time: b.world.Wall(), Kind: cluster.EventLink,
-		Subject: subject, Text: text + more, Why: "heartbeats on that link",
+		Subject: subject, Text: text + b.whereabouts(group) + more, Why: "heartbeats on that link",
 	})
 }

@@ -124,7 +124,7 @@ func parseGroups(args []string) ([][]string, error) {
 func labHealCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "heal", Short: "Undo every fault of the networks", Args: cobra.NoArgs,
-		Long:    "heal ends partitions, loss and delay, and puts all cables in. Machines that are off or frozen stay so.",
+		Long:    "heal ends partitions, loss and delay, and puts all cables in where they belong. Machines that are off or frozen stay so.",
 		Example: "  skein lab heal",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return labCall(cmd, daemon.Call{Op: daemon.OpHeal})

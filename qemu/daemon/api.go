@@ -61,6 +61,7 @@ type Call struct {
 	New        *qemu.Node    `json:"new,omitempty"`       // machine to add
 	Mode       bmc.Mode      `json:"mode,omitempty"`      // of its power controller
 	Order      *san.Order    `json:"order,omitempty"`     // to the storage array
+	Switch     string        `json:"switch,omitempty"`    // to plug a cable into
 }
 
 // Op names an order.
@@ -82,6 +83,7 @@ const (
 	OpAdd       Op = "add"
 	OpBMC       Op = "bmc"
 	OpSAN       Op = "san"
+	OpCable     Op = "cable"
 )
 
 // message is one line of the daemon's report while it starts, and of a wait.

@@ -172,6 +172,17 @@ func (c *Client) BMCs(ctx context.Context) ([]qemu.BMC, error) {
 	return list, json.NewDecoder(resp.Body).Decode(&list)
 }
 
+// Cables asks what is plugged into the switches.
+func (c *Client) Cables(ctx context.Context) ([]qemu.SwitchCables, error) {
+	resp, err := c.do(ctx, http.MethodGet, "/cables", nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	var list []qemu.SwitchCables
+	return list, json.NewDecoder(resp.Body).Decode(&list)
+}
+
 // SAN asks the storage array how it is, and waits while it is starting.
 func (c *Client) SAN(ctx context.Context) (*san.Status, error) {
 	resp, err := c.do(ctx, http.MethodGet, "/san", nil)

@@ -180,6 +180,7 @@ func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /state", func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(s.state()) })
 	mux.HandleFunc("GET /bmcs", func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(s.lab.BMCs()) })
+	mux.HandleFunc("GET /cables", func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(s.lab.Cables()) })
 	mux.HandleFunc("POST /call", s.call)
 	mux.HandleFunc("GET /san", func(w http.ResponseWriter, r *http.Request) {
 		st, err := s.lab.OrderSAN(r.Context(), san.Order{Op: san.OpShow})
@@ -346,6 +347,8 @@ func (s *server) do(ctx context.Context, c Call) error {
 		}
 		_, err := s.lab.OrderSAN(ctx, *c.Order)
 		return err
+	case OpCable:
+		return s.lab.Plug(ctx, c.Node, c.Interface, c.Switch)
 	case OpSave:
 		return s.lab.Save(ctx, c.Folder)
 	case OpAdd:

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/skein-os/skein/agent/lldp"
 )
 
 const (
@@ -47,12 +49,14 @@ type Sink interface {
 
 // Switch is one LAN.
 type Switch struct {
-	mu    sync.RWMutex
-	ports map[*Port]struct{}
-	table map[MAC]learnt
-	seed  uint64 // of the chance in faults
-	tap   func(port string, frame []byte)
-	now   func() time.Time
+	mu      sync.RWMutex
+	ports   map[*Port]struct{}
+	table   map[MAC]learnt
+	sockets map[string]int // number of the socket by the name of who was last in it
+	speaker *speaker       // nil: it says nothing of itself
+	seed    uint64         // of the chance in faults
+	tap     func(port string, frame []byte)
+	now     func() time.Time
 }
 
 type learnt struct {
@@ -62,7 +66,7 @@ type learnt struct {
 
 // New makes a switch without ports.
 func New() *Switch {
-	return &Switch{ports: map[*Port]struct{}{}, table: map[MAC]learnt{}, seed: rand.Uint64(), now: time.Now}
+	return &Switch{ports: map[*Port]struct{}{}, table: map[MAC]learnt{}, sockets: map[string]int{}, seed: rand.Uint64(), now: time.Now}
 }
 
 // Seed makes the chance in the faults of ports that are attached from now on repeatable: what becomes of
@@ -85,49 +89,43 @@ func (s *Switch) Tap(f func(port string, frame []byte)) {
 
 // Port is one socket of a switch.
 type Port struct {
-	sw    *Switch
+	place atomic.Pointer[place]
 	name  string
 	sink  Sink
 	queue *queue
 	done  chan struct{}
 
-	tap func(port string, frame []byte)
-
 	mu    sync.Mutex
 	group int
 	fault [2]Fault
 	rand  [2]*rand.Rand // by Direction
+	heard lldp.Table
+
+	announced *rand.Rand // the chance of what the switch says itself
 
 	received, sent, faulted, overflow atomic.Uint64
 }
 
 // Attach plugs a device in. The port's writer runs until Detach, or until sink fails.
 func (s *Switch) Attach(name string, sink Sink) *Port {
-	p := &Port{sw: s, name: name, sink: sink, queue: newQueue(QueueFrames), done: make(chan struct{})}
+	p := &Port{name: name, sink: sink, queue: newQueue(QueueFrames), done: make(chan struct{})}
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(name)) // never fails
 	s.mu.Lock()
 	for d := range p.rand {
 		p.rand[d] = rand.New(rand.NewPCG(s.seed, h.Sum64()^uint64(d)))
 	}
-	p.tap = s.tap
-	s.ports[p] = struct{}{}
+	s.plug(p)
 	s.mu.Unlock()
 	go p.write()
+	p.Announce()
 	return p
 }
 
 // Detach unplugs the port. The caller must make a blocked sink return (close its connection) first, or
 // Detach waits for it.
 func (p *Port) Detach() {
-	p.sw.mu.Lock()
-	delete(p.sw.ports, p)
-	for mac, l := range p.sw.table {
-		if l.port == p {
-			delete(p.sw.table, mac)
-		}
-	}
-	p.sw.mu.Unlock()
+	p.place.Load().sw.unplug(p)
 	p.queue.close()
 	<-p.done
 }
@@ -176,23 +174,27 @@ func (p *Port) Receive(frame []byte) {
 		return
 	}
 	p.received.Add(1)
-	if p.tap != nil {
-		p.tap(p.name, frame)
+	at := p.place.Load()
+	if at.tap != nil {
+		at.tap(p.name, frame)
 	}
 	group, f := p.meet(Out)
 	if f.copies == 0 {
 		p.faulted.Add(1)
 		return
 	}
-	now := p.sw.now()
+	if reserved(MAC(frame[0:6])) {
+		p.hear(f.apply(frame))
+		return
+	}
+	now := at.sw.now()
 	for _, delay := range f.delays() {
-		p.forward(group, f.apply(frame), now, now.Add(delay))
+		p.forward(at.sw, group, f.apply(frame), now, now.Add(delay))
 	}
 }
 
 // forward passes a frame on to the port where its destination is, or to all if that is not known.
-func (p *Port) forward(group int, frame []byte, now, at time.Time) {
-	s := p.sw
+func (p *Port) forward(s *Switch, group int, frame []byte, now, at time.Time) {
 	dst, src := MAC(frame[0:6]), MAC(frame[6:12])
 	s.mu.RLock()
 	defer s.mu.RUnlock()

@@ -76,7 +76,7 @@ func TestFloodsThenLearns(t *testing.T) {
 	d[0].next(t)
 	p[0].Receive(frame(mac(2), mac(1), "known"))
 	d[1].next(t)
-	for _, group := range []MAC{broadcast, {0x33, 0x33, 0, 0, 0, 1}, {1, 0x80, 0xc2, 0, 0, 0xe}} {
+	for _, group := range []MAC{broadcast, {0x33, 0x33, 0, 0, 0, 1}, {1, 0, 0x5e, 0, 0, 18}} {
 		p[0].Receive(frame(group, mac(1), "all"))
 		d[1].next(t)
 		if got := d[2].next(t); !bytes.HasSuffix(got, []byte("all")) {
