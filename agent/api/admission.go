@@ -37,9 +37,9 @@ type Decision struct {
 	Name    string `json:"name,omitempty"` // what to call the node
 }
 
-func (s *Server) admissionRoutes(door http.Handler, reader, operator []string) {
+func (s *Server) admissionRoutes(door http.Handler) {
 	s.mux.Handle("POST "+admission.AskPath, door)
-	s.handle("GET /v1/pending", reader, func(w http.ResponseWriter, r *http.Request) error {
+	s.handle("GET /v1/pending", func(w http.ResponseWriter, r *http.Request) error {
 		p, err := s.pending(r, door)
 		if err != nil {
 			return err
@@ -47,8 +47,8 @@ func (s *Server) admissionRoutes(door http.Handler, reader, operator []string) {
 		writeJSON(w, http.StatusOK, p)
 		return nil
 	})
-	s.handle("POST /v1/pending", operator, func(w http.ResponseWriter, r *http.Request) error { return s.decide(w, r, door) })
-	s.handle("GET /v1/allowed", reader, func(w http.ResponseWriter, _ *http.Request) error {
+	s.handle("POST /v1/pending", func(w http.ResponseWriter, r *http.Request) error { return s.decide(w, r, door) })
+	s.handle("GET /v1/allowed", func(w http.ResponseWriter, _ *http.Request) error {
 		list := []cluster.Allowance{}
 		if a := s.backend.State().Admission; a != nil {
 			list = append(list, a.Allowed...)
@@ -56,8 +56,8 @@ func (s *Server) admissionRoutes(door http.Handler, reader, operator []string) {
 		writeJSON(w, http.StatusOK, list)
 		return nil
 	})
-	s.handle("PUT /v1/allowed/{kind}/{value}", operator, s.allow)
-	s.handle("DELETE /v1/allowed/{kind}/{value}", operator, s.disallow)
+	s.handle("PUT /v1/allowed/{kind}/{value}", s.allow)
+	s.handle("DELETE /v1/allowed/{kind}/{value}", s.disallow)
 }
 
 // mostPending bounds one node's answer, bytes.

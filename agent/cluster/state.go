@@ -117,6 +117,9 @@ type State struct {
 	Kept       []KeptBlob
 	Shared     []SharedRecord
 	Reports    []SharedReport
+	Age        Age
+	NodeCerts  []NodeCerts
+	Users      []User
 	// Events are not part of it: they are read by whoever shows them.
 }
 

@@ -14,7 +14,7 @@ import (
 )
 
 // statePrefixes are what a State is made of; meta is one key.
-var statePrefixes = []string{cluster.KeyNodes, cluster.KeyServices, cluster.KeyInstances, cluster.KeyStatus, cluster.KeyImages, cluster.KeyBMCs, cluster.KeyFences, cluster.KeyFenceRate, cluster.KeyWatchdogs, cluster.KeySANs, cluster.KeyDisks, cluster.KeyVolumes, cluster.KeyKept, cluster.KeyShared, cluster.KeyReports, cluster.KeyDisk, cluster.KeyAdmission}
+var statePrefixes = []string{cluster.KeyNodes, cluster.KeyServices, cluster.KeyInstances, cluster.KeyStatus, cluster.KeyImages, cluster.KeyBMCs, cluster.KeyFences, cluster.KeyFenceRate, cluster.KeyWatchdogs, cluster.KeySANs, cluster.KeyDisks, cluster.KeyVolumes, cluster.KeyKept, cluster.KeyShared, cluster.KeyReports, cluster.KeyDisk, cluster.KeyAdmission, cluster.KeyAge, cluster.KeyCerts, cluster.KeyUsers}
 
 // Read reads the whole state as it is now: all that was committed before the call is in it.
 func (s *Store) Read(ctx context.Context) (*cluster.State, error) {
@@ -108,6 +108,13 @@ func (b *builder) put(kv *mvccpb.KeyValue) error {
 		}
 		a.Revision = kv.ModRevision
 		b.next.Admission = &a
+	case key == cluster.KeyAge:
+		var a cluster.Age
+		if err := json.Unmarshal(kv.Value, &a); err != nil {
+			return err
+		}
+		a.Revision = kv.ModRevision
+		b.next.Age = a
 	case strings.HasPrefix(key, cluster.KeyNodes):
 		var v cluster.Node
 		if err := json.Unmarshal(kv.Value, &v); err != nil {
@@ -206,6 +213,20 @@ func (b *builder) put(kv *mvccpb.KeyValue) error {
 		}
 		v.Revision = kv.ModRevision
 		set(b, cluster.KeyReports, &b.next.Reports, key, v, (*cluster.SharedReport).Key)
+	case strings.HasPrefix(key, cluster.KeyCerts):
+		var v cluster.NodeCerts
+		if err := json.Unmarshal(kv.Value, &v); err != nil {
+			return err
+		}
+		v.Revision = kv.ModRevision
+		set(b, cluster.KeyCerts, &b.next.NodeCerts, key, v, (*cluster.NodeCerts).Key)
+	case strings.HasPrefix(key, cluster.KeyUsers):
+		var v cluster.User
+		if err := json.Unmarshal(kv.Value, &v); err != nil {
+			return err
+		}
+		v.Revision = kv.ModRevision
+		set(b, cluster.KeyUsers, &b.next.Users, key, v, (*cluster.User).Key)
 	}
 	return nil
 }
@@ -218,6 +239,8 @@ func (b *builder) remove(key string) {
 		b.next.FenceRate = cluster.FenceRate{}
 	case key == cluster.KeyAdmission:
 		b.next.Admission = nil
+	case key == cluster.KeyAge:
+		b.next.Age = cluster.Age{}
 	case strings.HasPrefix(key, cluster.KeyNodes):
 		unset(b, cluster.KeyNodes, &b.next.Nodes, key, (*cluster.Node).Key)
 	case strings.HasPrefix(key, cluster.KeyServices):
@@ -246,6 +269,10 @@ func (b *builder) remove(key string) {
 		unset(b, cluster.KeyShared, &b.next.Shared, key, (*cluster.SharedRecord).Key)
 	case strings.HasPrefix(key, cluster.KeyReports):
 		unset(b, cluster.KeyReports, &b.next.Reports, key, (*cluster.SharedReport).Key)
+	case strings.HasPrefix(key, cluster.KeyCerts):
+		unset(b, cluster.KeyCerts, &b.next.NodeCerts, key, (*cluster.NodeCerts).Key)
+	case strings.HasPrefix(key, cluster.KeyUsers):
+		unset(b, cluster.KeyUsers, &b.next.Users, key, (*cluster.User).Key)
 	}
 }
 
