@@ -30,6 +30,7 @@ type askAnswer struct {
 	Reason string  `json:"reason,omitempty"`
 	Answer *answer `json:"answer,omitempty"`
 	Token  []byte  `json:"token,omitempty"` // as every member has it: it calls out and admits with it
+	Keep   bool    `json:"keep,omitempty"`  // the machine is to keep its key over reboots
 }
 
 // grant is why a machine is admitted, and what is used up by that.
@@ -38,6 +39,7 @@ type grant struct {
 	// used, if not nil, replaces the record of what operators decided, which must be at revision still.
 	used     *cluster.Admission
 	revision int64
+	keep     bool // the machine is to keep its key
 }
 
 var tokenGrant = grant{why: "it proved the join token"}
@@ -99,7 +101,7 @@ func (s *Server) consider(ctx context.Context, from string, req *Request) (*askA
 		host = from
 	}
 	me := cluster.Applicant{Name: req.Name, MachineID: req.MachineID, BootID: req.BootID, Serial: req.Serial, Model: req.Model,
-		Links: req.Links, From: addrOf(host), Member: s.node}
+		Links: req.Links, From: addrOf(host), Member: s.node, Keeps: req.Keeps}
 	g, denied, err := s.granted(st, caHash, req, &me)
 	switch {
 	case err != nil:
@@ -156,7 +158,14 @@ func (s *Server) granted(st *cluster.State, caHash string, req *Request, me *clu
 				req.Name = v.Name
 			}
 			used := a.Without(v.Code)
-			return &grant{why: fmt.Sprintf("approved by %s, by its code %s", v.By, v.Code), used: &used, revision: a.Revision}, nil, nil
+			g := grant{why: fmt.Sprintf("approved by %s, by its code %s", v.By, v.Code), used: &used, revision: a.Revision, keep: v.Remember && req.Keeps}
+			switch {
+			case g.keep:
+				g.why += "; it keeps its key, and comes back without being asked about"
+			case v.Remember:
+				g.why += "; it cannot keep its key, and is asked about again after a reboot"
+			}
+			return &g, nil, nil
 		}
 	}
 	if w := st.Admission.Allows(req.MachineID, req.Serial, req.Links); w != nil {
@@ -205,7 +214,7 @@ func (s *Server) let(ctx context.Context, req *Request, g grant) (*askAnswer, er
 	s.mu.Lock()
 	s.applicants.remove(req.key)
 	s.mu.Unlock()
-	return &askAnswer{State: stateAdmitted, Member: s.node, Answer: ans, Token: token}, nil
+	return &askAnswer{State: stateAdmitted, Member: s.node, Answer: ans, Token: token, Keep: g.keep}, nil
 }
 
 // codeOf computes a code once for each machine that waits here.

@@ -33,6 +33,7 @@ type Admitted struct {
 	Endpoints     []string // etcd's; empty for the founder
 	AdmittedBy    string   // node that admitted it, empty for the founder
 	Token         Token    // only of who was approved: it had none
+	Keep          bool     // the machine is to keep its key over reboots
 }
 
 // Found makes a new cluster with this machine as its first node. The transaction is what the ledger

@@ -53,6 +53,8 @@ type Request struct {
 	// Serial and Model are of the machine's firmware, for the operator who is to approve it.
 	Serial string `json:"serial,omitempty"`
 	Model  string `json:"model,omitempty"`
+	// Keeps: the machine has a place for its key that outlasts a reboot (package machinekey).
+	Keeps bool `json:"keeps,omitempty"`
 
 	key string // SHA-256 of the public key, if it is what the machine is known by
 }
