@@ -114,6 +114,9 @@ func (a *Agent) awaitApproval(ctx context.Context) (*membership, error) {
 		Software: a.opts.Version, Witness: a.id.Witness, Keeps: keys != nil, Serial: dmi("product_serial", 64),
 		Model: strings.TrimSpace(dmi("sys_vendor", 64) + " " + dmi("product_name", 63)),
 	}
+	if req.Invitation, err = seed.ReadInvitation(seed.FwCfgInvitationPath); err != nil {
+		a.log.Warn("this machine has to be approved", "err", err)
+	}
 	begin := time.Now() // monotonic
 	a.log.Info("this machine asks to join a cluster; on an operator's machine: skein node approve "+code, "code", code,
 		"name", req.Name, "ca", a.pin.CA)

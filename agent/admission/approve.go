@@ -127,6 +127,9 @@ func (s *Server) consider(ctx context.Context, from string, req *Request) (*askA
 		e := cluster.Event{Time: s.now(), Node: s.node, Kind: cluster.EventNode, Subject: req.Name,
 			Text: fmt.Sprintf("a machine at %s asks to join as %s, with the code %s", host, req.Name, code),
 			Why:  fmt.Sprintf("it has no token; compare the code with its console: 'skein node approve %s'", code)}
+		if me.Note != "" {
+			e.Why = "it " + me.Note + "; " + e.Why
+		}
 		if _, _, err := s.ledger.Commit(ctx, cluster.Txn{Events: []cluster.Event{e}}); err != nil {
 			s.log.Warn("that a machine asks could not be recorded", "err", err)
 		}
@@ -168,6 +171,9 @@ func (s *Server) granted(st *cluster.State, caHash string, req *Request, me *clu
 			return &g, nil, nil
 		}
 	}
+	if g := invited(st, req); g != nil {
+		return g, nil, nil
+	}
 	if w := st.Admission.Allows(req.MachineID, req.Serial, req.Links); w != nil {
 		for i := range st.Nodes {
 			if n := &st.Nodes[i]; n.State != cluster.NodeLost && n.MachineID != req.MachineID && w.Kind == cluster.AllowMAC &&
@@ -180,8 +186,29 @@ func (s *Server) granted(st *cluster.State, caHash string, req *Request, me *clu
 	return nil, nil, nil
 }
 
+// invited tells whether a machine shows an invitation that was not used and has not ended. Its use and the admission are
+// one transaction.
+func invited(st *cluster.State, req *Request) *grant {
+	if req.Invitation == "" {
+		return nil
+	}
+	hash := cluster.HashInvitation(req.Invitation)
+	inv := st.Admission.Invitation(hash)
+	if inv == nil || st.Age.Hours >= inv.Until {
+		return nil
+	}
+	if inv.Name != "" {
+		req.Name = inv.Name
+	}
+	used := st.Admission.WithoutInvitation(hash)
+	return &grant{why: "it has shown an invitation of " + inv.By, used: &used, revision: st.Admission.Revision}
+}
+
 // noteOn warns who is to approve.
 func noteOn(st *cluster.State, req *Request) string {
+	if req.Invitation != "" {
+		return "shows an invitation that was used by another machine, was taken back, or has ended"
+	}
 	if n := st.Node(req.Name); n != nil {
 		if n.MachineID == req.MachineID {
 			return fmt.Sprintf("says that it is node %s, which is %s, with a new key", n.Name, n.State)

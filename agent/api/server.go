@@ -132,6 +132,7 @@ func NewServer(b Backend, join http.Handler, role func(*http.Request) (string, s
 	s.sharedRoutes()
 	s.admissionRoutes(join)
 	s.userRoutes(join)
+	s.invitationRoutes()
 	// Where a slow agent spends its time, for `go tool pprof`.
 	s.handle("GET /debug/pprof/profile", func(w http.ResponseWriter, r *http.Request) error { pprof.Profile(w, r); return nil })
 	s.handle("GET /debug/pprof/", func(w http.ResponseWriter, r *http.Request) error { pprof.Index(w, r); return nil })

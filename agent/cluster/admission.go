@@ -14,6 +14,8 @@ const KeyAdmission = KeyRoot + "admission"
 type Admission struct {
 	Verdicts []Verdict   `json:"verdicts,omitempty"`
 	Allowed  []Allowance `json:"allowed,omitempty"`
+	// Invitations are those that were not used.
+	Invitations []Invitation `json:"invitations,omitempty"`
 
 	Revision int64 `json:"-"`
 }

@@ -63,7 +63,7 @@ put on the list of 'skein node allow', by what it says of itself: that proves no
 			return decide(cmd, api.Decision{Machine: args[0]})
 		},
 	}
-	return []*cobra.Command{pending, approve, deny, allowCommand()}
+	return []*cobra.Command{pending, approve, deny, allowCommand(), inviteCommand()}
 }
 
 func drawPending(t *table, p api.Pending) {
