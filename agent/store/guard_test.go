@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -161,4 +162,97 @@ func TestRevokedNodeLosesTheLedger(t *testing.T) {
 	if _, err := s1.Read(ctx); err != nil {
 		t.Error(err)
 	}
+}
+
+// onlySerial is a Guard that lets one certificate in.
+type onlySerial struct{ serial chan string }
+
+func (o *onlySerial) Admit(c *x509.Certificate) error {
+	want := <-o.serial
+	o.serial <- want
+	if got := pki.SerialOf(c); want != "" && got != want {
+		return errors.New("certificate " + got + " is an old one")
+	}
+	return nil
+}
+
+func (o *onlySerial) Hold(c *x509.Certificate, _ time.Duration, _ func()) (func(), error) {
+	return func() {}, o.Admit(c)
+}
+
+// A certificate that was renewed in its file is used after Reconnect, and the watch goes on.
+func TestReconnectUsesTheRenewedCertificate(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	tc := newTestCluster(t)
+	guard := &onlySerial{make(chan string, 1)}
+	guard.serial <- ""
+	cfg := tc.config(1, 1)
+	cfg.Guard = guard
+	s1, err := Bootstrap(ctx, cfg, tc.meta, cluster.Txn{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s1.Close()
+	theirs := tc.config(2, 1)
+	u := cfg.clientURL()
+	s2, err := OpenClient(ctx, theirs, []string{u.String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s2.Close()
+	revisions := make(chan int64, 1000)
+	wctx, stop := context.WithCancel(ctx)
+	watched := make(chan error, 1)
+	go func() {
+		watched <- s2.Watch(wctx, func(st *cluster.State, _ bool) error { revisions <- st.Revision; return nil })
+	}()
+	<-revisions
+
+	keyPEM, err := os.ReadFile(theirs.KeyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := pki.ParseKey(keyPEM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := pki.NewCSR(key, "n2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := pki.ParseCSR(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serial := pki.NewSerial()
+	cert, err := tc.ca.SignNode(csr, "n2", nil, serial, pki.Stamp{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := (pki.Files{Cert: theirs.CertFile}).Renew(cert); err != nil {
+		t.Fatal(err)
+	}
+	<-guard.serial
+	guard.serial <- serial
+	if _, err := s2.Read(ctx); err == nil || !strings.Contains(err.Error(), "is an old one") {
+		t.Errorf("on the connection of before: got %v, want a refusal", err)
+	}
+	s2.Reconnect()
+	if _, err := s2.Read(ctx); err != nil {
+		t.Errorf("on the new one: %v", err)
+	}
+	at, _, err := s2.Commit(ctx, cluster.Txn{Puts: []cluster.Put{{Key: cluster.KeyAge, Value: cluster.Age{Hours: 1}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for seen := int64(0); seen < at; {
+		select {
+		case seen = <-revisions:
+		case <-ctx.Done():
+			t.Fatalf("the watch does not go on: it has seen revision %d of %d", seen, at)
+		}
+	}
+	stop()
+	<-watched
 }
