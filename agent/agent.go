@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/skein-os/skein/agent/access"
 	"github.com/skein-os/skein/agent/admission"
 	"github.com/skein-os/skein/agent/cluster"
 	"github.com/skein-os/skein/agent/member"
@@ -58,6 +59,9 @@ type Agent struct {
 	ordered func() bool
 	fail    context.CancelCauseFunc // ends the agent, for PID 1 to start a new one
 
+	// gate is what this node's servers check certificates with.
+	gate *access.Gate
+
 	strandedRounds int // how often in a row no member could admit this machine, and one was alone
 }
 
@@ -73,7 +77,7 @@ func Run(ctx context.Context, opts Options) error {
 	outer := ctx
 	ctx, cancel := context.WithCancelCause(outer)
 	defer cancel(nil)
-	a := &Agent{opts: opts, log: opts.Log, beacons: make(chan []byte, 64), loop: newLoop(),
+	a := &Agent{opts: opts, log: opts.Log, beacons: make(chan []byte, 64), loop: newLoop(), gate: access.NewGate(),
 		ordered: func() bool { return outer.Err() != nil }, fail: cancel}
 	defer a.wg.Wait()
 	defer cancel(nil)

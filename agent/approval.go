@@ -17,6 +17,7 @@ import (
 
 	"github.com/skein-os/skein/agent/admission"
 	"github.com/skein-os/skein/agent/cluster"
+	"github.com/skein-os/skein/agent/machinekey"
 	"github.com/skein-os/skein/agent/pki"
 	"github.com/skein-os/skein/agent/seed"
 )
@@ -66,8 +67,9 @@ func (a *Agent) adopt(adm *admission.Admitted) {
 	}
 }
 
-// approvalKey is this boot's key: an agent that starts again has the same code on the console.
-func (a *Agent) approvalKey() (*ecdsa.PrivateKey, error) {
+// approvalKey is this boot's key: an agent that starts again has the same code on the console. A machine that kept
+// its key has it in its next boots, too.
+func (a *Agent) approvalKey(keys *machinekey.Store) (*ecdsa.PrivateKey, error) {
 	data, err := os.ReadFile(a.path(approveKey))
 	if err == nil {
 		return pki.ParseKey(data)
@@ -75,9 +77,16 @@ func (a *Agent) approvalKey() (*ecdsa.PrivateKey, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read this machine's key: %w", err)
 	}
-	key, err := pki.NewKey()
-	if err != nil {
-		return nil, err
+	var key *ecdsa.PrivateKey
+	if keys != nil {
+		if key, err = keys.Read(a.pin.CA); err != nil {
+			a.log.Warn("the key that this machine has kept is of no use: it needs to be approved again", "err", err)
+		}
+	}
+	if key == nil {
+		if key, err = pki.NewKey(); err != nil {
+			return nil, err
+		}
 	}
 	if data, err = pki.KeyPEM(key); err != nil {
 		return nil, err
@@ -87,7 +96,11 @@ func (a *Agent) approvalKey() (*ecdsa.PrivateKey, error) {
 
 // awaitApproval asks to be admitted until it is.
 func (a *Agent) awaitApproval(ctx context.Context) (*membership, error) {
-	key, err := a.approvalKey()
+	keys, err := machinekey.Open()
+	if err != nil {
+		a.log.Warn("this machine cannot keep its key over a reboot", "err", err)
+	}
+	key, err := a.approvalKey(keys)
 	if err != nil {
 		return nil, err
 	}
@@ -98,8 +111,11 @@ func (a *Agent) awaitApproval(ctx context.Context) (*membership, error) {
 	code := admission.Code(a.pin.CA, hash)
 	req := admission.Request{
 		Name: a.id.Name, MachineID: a.id.MachineID, BootID: a.id.BootID, CPUs: a.id.CPUs, Memory: a.id.Memory,
-		Software: a.opts.Version, Witness: a.id.Witness, Serial: dmi("product_serial", 64),
+		Software: a.opts.Version, Witness: a.id.Witness, Keeps: keys != nil, Serial: dmi("product_serial", 64),
 		Model: strings.TrimSpace(dmi("sys_vendor", 64) + " " + dmi("product_name", 63)),
+	}
+	if req.Invitation, err = seed.ReadInvitation(seed.FwCfgInvitationPath); err != nil {
+		a.log.Warn("this machine has to be approved", "err", err)
 	}
 	begin := time.Now() // monotonic
 	a.log.Info("this machine asks to join a cluster; on an operator's machine: skein node approve "+code, "code", code,
@@ -112,6 +128,13 @@ func (a *Agent) awaitApproval(ctx context.Context) (*membership, error) {
 		adm, from, err := a.askAll(ctx, append(a.pinned(ctx), heard...), key, req)
 		if err == nil {
 			a.log.Info("approved and admitted", "by", adm.AdmittedBy, "node", adm.Node.Name, "number", adm.Node.Number, "epoch", adm.Node.Epoch)
+			if adm.Keep && keys != nil {
+				if err := keys.Write(a.pin.CA, key); err != nil {
+					a.log.Warn("this machine needs to be approved again after a reboot", "err", err)
+				} else {
+					a.log.Info("this machine keeps its key in its firmware, and comes back without being asked about")
+				}
+			}
 			a.adopt(adm)
 			return a.joined(ctx, adm, from)
 		}

@@ -260,7 +260,7 @@ func (a *Agent) restoreFrom(ctx context.Context, d *openDisk, e clusterdisk.Evid
 	if err != nil {
 		return nil, err
 	}
-	adm, err := admission.Return(l.Get, st, req, key, time.Now())
+	adm, err := admission.Return(l.Get, st, req, key)
 	if err != nil {
 		return nil, err
 	}

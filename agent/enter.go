@@ -268,6 +268,7 @@ func (a *Agent) storeConfig(m *membership) store.Config {
 		Name: a.id.Name, BootID: a.id.BootID, DataDir: a.path("etcd"),
 		Addr:   m.Meta.Network.NodeAddr(m.Node.Number),
 		CAFile: m.files.CA, CertFile: m.files.Cert, KeyFile: m.files.Key,
+		Guard: a.gate, RevokedFile: a.path(revokedFile),
 		Log: a.log.With("part", "ledger"),
 	}
 }

@@ -36,6 +36,10 @@ func newPeers(m *membership) (*peers, error) {
 	return &peers{network: m.Meta.Network, transport: t}, nil
 }
 
+// renewed lets go of connections that were opened with this node's certificate before. One that never falls idle stays:
+// it is good for two more months.
+func (p *peers) renewed() { p.transport.CloseIdleConnections() }
+
 func (p *peers) url(n *cluster.Node) string {
 	return "https://" + netip.AddrPortFrom(p.network.NodeAddr(n.Number), cluster.PortAPI).String()
 }

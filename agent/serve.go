@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/skein-os/skein/agent/access"
 	"github.com/skein-os/skein/agent/admission"
 	"github.com/skein-os/skein/agent/api"
 	"github.com/skein-os/skein/agent/balance"
@@ -49,6 +50,12 @@ type parts struct {
 	shares   *sharedFS
 	peers    *peers
 	jobs     *jobs
+	join     *admission.Server // admits machines and signs certificates
+
+	// What enforce has done last: the serial numbers that are revoked, and how many nodes were removed.
+	revoked  []string
+	removed  int
+	enforced bool
 
 	state atomic.Pointer[cluster.State]
 	// publishing and fetching wake who follows the ledger besides the brain; each holds one wake-up.
@@ -82,6 +89,8 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 		return err
 	}
 	defer p.close()
+	p.join = p.newDoor()
+	a.gate.Report(a.id.Name, p.tell)
 	// The first look at the ledger is linearizable: it must name every loss that an earlier agent of this
 	// boot may have known of.
 	given, err := a.promised()
@@ -165,6 +174,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	run(p.keepSAN)
 	run(p.keepShared)
 	run(p.tellSAN)
+	run(p.keepCertificates)
 	run(p.disks.Watch)
 	run(p.followDisks)
 	run(p.jobs.coordinate)
@@ -259,6 +269,7 @@ func (p *parts) firstState(ctx context.Context, frozen func()) (*cluster.State, 
 	for {
 		st, err := p.store.Read(ctx)
 		if err == nil {
+			p.enforce(st)
 			p.state.Store(st)
 			return st, p.a.noteSeen(st)
 		}
@@ -281,6 +292,7 @@ func (p *parts) watch(ctx context.Context) {
 		if err := p.a.noteSeen(st); err != nil {
 			return err
 		}
+		p.enforce(st)
 		p.state.Store(st)
 		p.screenPeers(st)
 		now := slices.Sorted(slices.Values(p.store.Endpoints()))
@@ -568,9 +580,7 @@ func (p *parts) beacon() admission.Beacon {
 }
 
 func (p *parts) serveAPI(ctx context.Context, l net.Listener, serverTLS *tls.Config) {
-	join := admission.NewServer(p.a.id.Name, p.store, p.a.log.With("part", "admission"))
-	join.Heard = p.heard
-	handler := api.NewServer(&backend{parts: p}, join, pki.Caller, p.a.log.With("part", "api"))
+	handler := api.NewServer(&backend{parts: p}, p.join, access.Caller, p.a.log.With("part", "api"))
 	handler.HandleJobs(p.jobs)
 	handler.HandleNet(p)
 	protocols := new(http.Protocols)
@@ -580,7 +590,7 @@ func (p *parts) serveAPI(ctx context.Context, l net.Listener, serverTLS *tls.Con
 	serverTLS.NextProtos = []string{"h2", "http/1.1"}
 	srv := &http.Server{
 		Protocols: protocols,
-		Handler:   handler, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10,
+		Handler:   p.a.gate.Handler(handler), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10,
 		IdleTimeout: 2 * time.Minute, // of anybody: no certificate is needed to connect
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}

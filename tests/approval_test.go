@@ -2,7 +2,10 @@ package tests
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -79,6 +82,52 @@ func TestApproval(t *testing.T) {
 	l.run("node", "restart-agent", "n3")
 	l.consoleSays("n3", regexp.MustCompile(`going on as a member after a restart`))
 	l.await("healthy with three", func(st api.Status) bool { return st.Healthy && len(st.Nodes) == 3 })
+
+	// Removed, it is none: it reboots, and is a stranger with a new code.
+	l.run("node", "drain", "n3")
+	l.run("node", "remove", "n3")
+	for deadline := time.Now().Add(3 * time.Minute); ; {
+		if p := l.pending(); len(p.Applicants) == 1 && p.Applicants[0].Code != code {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatalf("pending after the removal: got %+v, want n3 with a new code", p)
+		}
+		time.Sleep(200 * time.Millisecond) // between two looks
+	}
+	if events := l.run("events"); !strings.Contains(events, "its certificates are revoked") {
+		t.Errorf("the events do not tell that certificates were revoked:\n%s", events)
+	}
+	l.await("healthy with two", func(st api.Status) bool { return st.Healthy && len(st.Nodes) == 2 })
+	peopleOf(t, l)
+}
+
+// peopleOf: a reader may look and change nothing, and what was given is taken back at once.
+func peopleOf(t *testing.T, l *labTest) {
+	file := filepath.Join(t.TempDir(), "ann.json")
+	l.run("user", "add", "ann", "--role", "reader", "--file", file)
+	as := func(args ...string) error {
+		cmd := exec.Command(os.Getenv("SKEIN_BIN"), args...)
+		cmd.Env = append(os.Environ(), "SKEIN_CONFIG="+file)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
+		}
+		return err
+	}
+	if err := as("status"); err != nil {
+		t.Errorf("a reader's status: %v", err)
+	}
+	if err := as("node", "drain", "n2"); err == nil || !strings.Contains(err.Error(), `reader "ann" may not do this`) {
+		t.Errorf("a reader drains: got %v, want a refusal", err)
+	}
+	var users []cluster.User
+	if err := json.Unmarshal([]byte(l.run("user", "ls", "-o", "json")), &users); err != nil || len(users) != 2 {
+		t.Errorf("users: got %+v, %v, want ann and who formed the lab", users, err)
+	}
+	l.run("user", "rm", "ann")
+	if err := as("status"); err == nil || !strings.Contains(err.Error(), "is no user of this cluster") {
+		t.Errorf("status after the removal: got %v, want a refusal", err)
+	}
 }
 
 // consoleSays waits until a machine's console has what the pattern wants.

@@ -30,6 +30,7 @@ type askAnswer struct {
 	Reason string  `json:"reason,omitempty"`
 	Answer *answer `json:"answer,omitempty"`
 	Token  []byte  `json:"token,omitempty"` // as every member has it: it calls out and admits with it
+	Keep   bool    `json:"keep,omitempty"`  // the machine is to keep its key over reboots
 }
 
 // grant is why a machine is admitted, and what is used up by that.
@@ -38,6 +39,7 @@ type grant struct {
 	// used, if not nil, replaces the record of what operators decided, which must be at revision still.
 	used     *cluster.Admission
 	revision int64
+	keep     bool // the machine is to keep its key
 }
 
 var tokenGrant = grant{why: "it proved the join token"}
@@ -99,7 +101,7 @@ func (s *Server) consider(ctx context.Context, from string, req *Request) (*askA
 		host = from
 	}
 	me := cluster.Applicant{Name: req.Name, MachineID: req.MachineID, BootID: req.BootID, Serial: req.Serial, Model: req.Model,
-		Links: req.Links, From: addrOf(host), Member: s.node}
+		Links: req.Links, From: addrOf(host), Member: s.node, Keeps: req.Keeps}
 	g, denied, err := s.granted(st, caHash, req, &me)
 	switch {
 	case err != nil:
@@ -125,6 +127,9 @@ func (s *Server) consider(ctx context.Context, from string, req *Request) (*askA
 		e := cluster.Event{Time: s.now(), Node: s.node, Kind: cluster.EventNode, Subject: req.Name,
 			Text: fmt.Sprintf("a machine at %s asks to join as %s, with the code %s", host, req.Name, code),
 			Why:  fmt.Sprintf("it has no token; compare the code with its console: 'skein node approve %s'", code)}
+		if me.Note != "" {
+			e.Why = "it " + me.Note + "; " + e.Why
+		}
 		if _, _, err := s.ledger.Commit(ctx, cluster.Txn{Events: []cluster.Event{e}}); err != nil {
 			s.log.Warn("that a machine asks could not be recorded", "err", err)
 		}
@@ -156,8 +161,18 @@ func (s *Server) granted(st *cluster.State, caHash string, req *Request, me *clu
 				req.Name = v.Name
 			}
 			used := a.Without(v.Code)
-			return &grant{why: fmt.Sprintf("approved by %s, by its code %s", v.By, v.Code), used: &used, revision: a.Revision}, nil, nil
+			g := grant{why: fmt.Sprintf("approved by %s, by its code %s", v.By, v.Code), used: &used, revision: a.Revision, keep: v.Remember && req.Keeps}
+			switch {
+			case g.keep:
+				g.why += "; it keeps its key, and comes back without being asked about"
+			case v.Remember:
+				g.why += "; it cannot keep its key, and is asked about again after a reboot"
+			}
+			return &g, nil, nil
 		}
+	}
+	if g := invited(st, req); g != nil {
+		return g, nil, nil
 	}
 	if w := st.Admission.Allows(req.MachineID, req.Serial, req.Links); w != nil {
 		for i := range st.Nodes {
@@ -171,8 +186,29 @@ func (s *Server) granted(st *cluster.State, caHash string, req *Request, me *clu
 	return nil, nil, nil
 }
 
+// invited tells whether a machine shows an invitation that was not used and has not ended. Its use and the admission are
+// one transaction.
+func invited(st *cluster.State, req *Request) *grant {
+	if req.Invitation == "" {
+		return nil
+	}
+	hash := cluster.HashInvitation(req.Invitation)
+	inv := st.Admission.Invitation(hash)
+	if inv == nil || st.Age.Hours >= inv.Until {
+		return nil
+	}
+	if inv.Name != "" {
+		req.Name = inv.Name
+	}
+	used := st.Admission.WithoutInvitation(hash)
+	return &grant{why: "it has shown an invitation of " + inv.By, used: &used, revision: st.Admission.Revision}
+}
+
 // noteOn warns who is to approve.
 func noteOn(st *cluster.State, req *Request) string {
+	if req.Invitation != "" {
+		return "shows an invitation that was used by another machine, was taken back, or has ended"
+	}
 	if n := st.Node(req.Name); n != nil {
 		if n.MachineID == req.MachineID {
 			return fmt.Sprintf("says that it is node %s, which is %s, with a new key", n.Name, n.State)
@@ -205,7 +241,7 @@ func (s *Server) let(ctx context.Context, req *Request, g grant) (*askAnswer, er
 	s.mu.Lock()
 	s.applicants.remove(req.key)
 	s.mu.Unlock()
-	return &askAnswer{State: stateAdmitted, Member: s.node, Answer: ans, Token: token}, nil
+	return &askAnswer{State: stateAdmitted, Member: s.node, Answer: ans, Token: token, Keep: g.keep}, nil
 }
 
 // codeOf computes a code once for each machine that waits here.

@@ -102,7 +102,7 @@ func AskVia(ctx context.Context, dial Dial, addr netip.AddrPort, ca string, key 
 	if err != nil {
 		return nil, err
 	}
-	adm.Token = ans.Token
+	adm.Token, adm.Keep = ans.Token, ans.Keep
 	return adm, nil
 }
 

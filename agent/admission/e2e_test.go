@@ -104,7 +104,7 @@ func TestFromFoundingToTheLedger(t *testing.T) {
 		t.Fatal(err)
 	}
 	op := *second
-	if op.Cert, err = ca.SignOperator(csr, "ann", time.Now()); err != nil {
+	if op.Cert, err = ca.SignPerson(csr, "ann", pki.RoleAdmin, pki.Stamp{}); err != nil {
 		t.Fatal(err)
 	}
 	short, stop := context.WithTimeout(ctx, time.Second)

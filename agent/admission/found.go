@@ -33,6 +33,7 @@ type Admitted struct {
 	Endpoints     []string // etcd's; empty for the founder
 	AdmittedBy    string   // node that admitted it, empty for the founder
 	Token         Token    // only of who was approved: it had none
+	Keep          bool     // the machine is to keep its key over reboots
 }
 
 // Found makes a new cluster with this machine as its first node. The transaction is what the ledger
@@ -59,7 +60,7 @@ func Found(s *seed.Seed, self Request, key *ecdsa.PrivateKey, now time.Time) (*A
 		Name: s.Cluster, ID: hex.EncodeToString(id), Network: cluster.Network{Prefix: s.Network},
 		Incarnation: 1, Created: now,
 	}
-	ca, err := pki.NewCA(meta.Name, meta.ID, now)
+	ca, err := pki.NewCA(meta.Name, meta.ID)
 	if err != nil {
 		return fail(err)
 	}
@@ -69,7 +70,10 @@ func Found(s *seed.Seed, self Request, key *ecdsa.PrivateKey, now time.Time) (*A
 	if err != nil {
 		return fail(err)
 	}
-	cert, err := ca.SignNode(csr, node.Name, addresses(meta, &node), now)
+	var certs *cluster.NodeCerts
+	serial := pki.NewSerial()
+	known := certs.With(node.Name, node.BootID, serial)
+	cert, err := ca.SignNode(csr, node.Name, addresses(meta, &node), serial, stampOf(&meta, &node, 1, 0))
 	if err != nil {
 		return fail(err)
 	}
@@ -91,6 +95,7 @@ func Found(s *seed.Seed, self Request, key *ecdsa.PrivateKey, now time.Time) (*A
 	first := cluster.Txn{
 		Puts: []cluster.Put{
 			{Key: node.Key(), Value: node},
+			{Key: known.Key(), Value: known},
 			{Key: keyAllotted, Value: allotted{Node: node.Name, Number: node.Number}},
 			secret(secretCACert, ca.CertPEM()), secret(secretCAKey, caKey), secret(secretToken, token),
 			secret(secretHeartbeat, heartbeat), secret(secretOperators, operators),
@@ -104,7 +109,7 @@ func Found(s *seed.Seed, self Request, key *ecdsa.PrivateKey, now time.Time) (*A
 
 // Return makes what a member holds for a node of a cluster whose ledger is being restored, out of a copy of it: get
 // is the value of a key. The node must be in it, as this machine.
-func Return(get func(key string) []byte, st *cluster.State, self Request, key *ecdsa.PrivateKey, now time.Time) (*Admitted, error) {
+func Return(get func(key string) []byte, st *cluster.State, self Request, key *ecdsa.PrivateKey) (*Admitted, error) {
 	fail := func(err error) (*Admitted, error) {
 		return nil, fmt.Errorf("come back as node %s of cluster %s: %w", self.Name, st.Meta.Name, err)
 	}
@@ -135,7 +140,8 @@ func Return(get func(key string) []byte, st *cluster.State, self Request, key *e
 	if err != nil {
 		return fail(err)
 	}
-	cert, err := ca.SignNode(csr, node.Name, addresses(st.Meta, &node), now)
+	// The ledger, which is being restored, learns of the serial number when the certificate is renewed.
+	cert, err := ca.SignNode(csr, node.Name, addresses(st.Meta, &node), pki.NewSerial(), stampOf(&st.Meta, &node, st.Revision, st.Age.Hours))
 	if err != nil {
 		return fail(err)
 	}
@@ -153,6 +159,11 @@ func (r *Request) node(number uint8, epoch uint64) cluster.Node {
 		State: cluster.NodeJoining, Reason: "admitted, not ready yet", Links: r.Links, CPUs: r.CPUs, Memory: r.Memory,
 		Labels: r.Labels, Version: r.Software, Witness: r.Witness, PublicKey: r.key,
 	}
+}
+
+// stampOf is the stamp of a node's certificate that is signed at this revision and age.
+func stampOf(meta *cluster.Meta, n *cluster.Node, revision, age int64) pki.Stamp {
+	return pki.Stamp{Incarnation: meta.Incarnation, Revision: revision, Age: age, Boot: pki.BootMark(n.BootID)}
 }
 
 // addresses are those in the node's certificate.

@@ -71,7 +71,7 @@ func join(ctx context.Context, dial Dial, addr netip.AddrPort, token Token, key 
 		ctx, cancel = context.WithTimeout(ctx, joinTimeout)
 		defer cancel()
 	}
-	req.Version = Version
+	req.Version, req.Invitation = Version, "" // not for who may be anybody
 	if req.Role == "" {
 		req.Role = RoleNode
 	}

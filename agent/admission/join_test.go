@@ -56,6 +56,32 @@ func (m *memory) Read(context.Context) (*cluster.State, error) {
 			st.Nodes = append(st.Nodes, n)
 		}
 	}
+	for k, v := range m.records {
+		if strings.HasPrefix(k, cluster.KeyCerts) {
+			var c cluster.NodeCerts
+			if err := json.Unmarshal(v, &c); err != nil {
+				return nil, err
+			}
+			c.Revision = m.revs[k]
+			st.NodeCerts = append(st.NodeCerts, c)
+		}
+		if strings.HasPrefix(k, cluster.KeyUsers) {
+			var u cluster.User
+			if err := json.Unmarshal(v, &u); err != nil {
+				return nil, err
+			}
+			u.Revision = m.revs[k]
+			st.Users = append(st.Users, u)
+		}
+	}
+	for key, into := range map[string]any{cluster.KeyMeta: &st.Meta, cluster.KeyAge: &st.Age} {
+		if rev := m.revs[key]; rev > 0 {
+			if err := json.Unmarshal(m.records[key], into); err != nil {
+				return nil, err
+			}
+		}
+	}
+	st.Age.Revision = m.revs[cluster.KeyAge]
 	if rev := m.revs[cluster.KeyAdmission]; rev > 0 {
 		st.Admission = &cluster.Admission{}
 		if err := json.Unmarshal(m.records[cluster.KeyAdmission], st.Admission); err != nil {
@@ -103,6 +129,10 @@ func (m *memory) Commit(_ context.Context, t cluster.Txn) (int64, bool, error) {
 			return 0, false, err
 		}
 		m.records[p.Key], m.revs[p.Key] = data, m.rev
+	}
+	for _, k := range t.Deletes {
+		delete(m.records, k)
+		delete(m.revs, k)
 	}
 	m.events = append(m.events, t.Events...)
 	return m.rev, true, nil
@@ -381,7 +411,7 @@ func TestOperator(t *testing.T) {
 		b, _ := io.ReadAll(resp.Body)
 		return string(b)
 	}
-	if got := ask(conf); got != "operator ann" {
+	if got := ask(conf); got != "admin ann" {
 		t.Errorf("caller: got %q", got)
 	}
 	anon := conf.Clone()
@@ -436,7 +466,7 @@ func TestManInTheMiddle(t *testing.T) {
 func TestNumbersAreAllottedOnce(t *testing.T) {
 	m := newMember(t, nil)
 	m.ledger.beforeCommit = func() {
-		if _, err := NewServer("n1", m.ledger, slog.New(slog.DiscardHandler)).admitNode(t.Context(), new(request("n3", "3", "1")), tokenGrant); err != nil {
+		if _, _, err := NewServer("n1", m.ledger, slog.New(slog.DiscardHandler)).admitNode(t.Context(), new(request("n3", "3", "1")), tokenGrant); err != nil {
 			t.Error(err)
 		}
 	}

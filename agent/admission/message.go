@@ -53,6 +53,11 @@ type Request struct {
 	// Serial and Model are of the machine's firmware, for the operator who is to approve it.
 	Serial string `json:"serial,omitempty"`
 	Model  string `json:"model,omitempty"`
+	// Keeps: the machine has a place for its key that outlasts a reboot (package machinekey).
+	Keeps bool `json:"keeps,omitempty"`
+	// Invitation is a secret, and is sent only to a member that has shown a certificate of the CA that the machine
+	// was told (Ask).
+	Invitation string `json:"invitation,omitempty"`
 
 	key string // SHA-256 of the public key, if it is what the machine is known by
 }
@@ -142,6 +147,8 @@ func (r *Request) check() error {
 		return fmt.Errorf("%g CPUs and %d bytes of memory cannot be", r.CPUs, r.Memory)
 	case !printable(r.Serial, 64) || !printable(r.Model, 128):
 		return errors.New("serial number and model must be printable and at most 64 and 128 bytes long")
+	case len(r.Invitation) > 64:
+		return errors.New("invitation is longer than 64 bytes")
 	case len(r.Software) > 128:
 		return errors.New("software version is longer than 128 bytes")
 	}

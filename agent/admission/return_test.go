@@ -39,7 +39,7 @@ func TestReturn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	back, err := Return(get, st, req, next, time.Now())
+	back, err := Return(get, st, req, next)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +51,7 @@ func TestReturn(t *testing.T) {
 		t.Error(err)
 	}
 	req.MachineID = "machine-0002"
-	if _, err := Return(get, st, req, next, time.Now()); err == nil || !strings.Contains(err.Error(), "does not know this machine") {
+	if _, err := Return(get, st, req, next); err == nil || !strings.Contains(err.Error(), "does not know this machine") {
 		t.Errorf("another machine: %v", err)
 	}
 	req.MachineID = "machine-0001"
@@ -61,7 +61,7 @@ func TestReturn(t *testing.T) {
 				return nil
 			}
 			return copied[key]
-		}, st, req, next, time.Now()); err == nil {
+		}, st, req, next); err == nil {
 			t.Errorf("came back without %s", k)
 		}
 	}

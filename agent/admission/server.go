@@ -298,12 +298,12 @@ func (s *Server) admit(ctx context.Context, req *Request, g grant) (*answer, err
 	if req.Role == RoleOperator {
 		return ans, s.admitOperator(ctx, ca, req, ans)
 	}
-	node, err := s.admitNode(ctx, req, g)
+	node, with, err := s.admitNode(ctx, req, g)
 	if err != nil {
 		return nil, err
 	}
 	ans.Node = *node
-	if ans.Cert, err = ca.SignNode(csr, node.Name, addresses(meta, node), s.now()); err != nil {
+	if ans.Cert, err = ca.SignNode(csr, node.Name, addresses(meta, node), with.serial, stampOf(&meta, node, with.revision, with.age)); err != nil {
 		return nil, err
 	}
 	if ans.HeartbeatKey, err = s.ledger.Secret(ctx, secretHeartbeat); err != nil {
@@ -333,59 +333,82 @@ func (s *Server) admitOperator(ctx context.Context, ca *pki.CA, req *Request, an
 	if !slices.Contains(operators, hash) {
 		return refuse(http.StatusForbidden, "the key %.16s... is not one of this cluster's operators: the seed that formed the cluster must list its hash", hash)
 	}
-	if ans.Cert, err = ca.SignOperator(csr, req.Name, s.now()); err != nil {
+	revision, st, err := s.writeUser(ctx, cluster.User{Name: req.Name, Role: string(pki.RoleAdmin), Keys: []string{hash}, By: "the seed"}, true,
+		"the seed that formed the cluster names the key "+hash[:16])
+	if err != nil {
 		return err
 	}
-	_, _, err = s.ledger.Commit(ctx, cluster.Txn{Events: []cluster.Event{{Time: s.now(), Node: s.node, Kind: cluster.EventCluster,
-		Subject: req.Name, Text: "operator " + req.Name + " was given a certificate", Why: "holds the operator key " + hash[:16]}}})
+	role := pki.RoleAdmin
+	if u := st.User(req.Name); u != nil {
+		role = pki.Role(u.Role)
+	}
+	ans.Cert, err = ca.SignPerson(csr, req.Name, role, personStamp(&ans.Meta, revision, st))
 	return err
 }
 
+// signing is what a node's certificate is to say.
+type signing struct {
+	serial        string
+	revision, age int64
+}
+
 // admitNode writes the machine's node record, by compare-and-swap against everything it was decided on.
-func (s *Server) admitNode(ctx context.Context, req *Request, g grant) (*cluster.Node, error) {
+func (s *Server) admitNode(ctx context.Context, req *Request, g grant) (*cluster.Node, signing, error) {
+	with := signing{serial: pki.NewSerial()}
+	fail := func(err error) (*cluster.Node, signing, error) { return nil, with, err }
 	for {
 		// Read first: if another admission comes between, this key has moved on and the commit is refused.
 		var last allotted
 		lastRev, err := s.ledger.Get(ctx, keyAllotted, &last)
 		if err != nil {
-			return nil, fmt.Errorf("this member cannot admit now: %w", err)
+			return fail(fmt.Errorf("this member cannot admit now: %w", err))
 		}
 		st, err := s.ledger.Read(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("this member cannot admit now: %w", err)
+			return fail(fmt.Errorf("this member cannot admit now: %w", err))
 		}
+		with.age = st.Age.Hours
 		node, event, err := decideNode(st, req)
-		if err != nil || event == "" {
-			return node, err
+		if err != nil {
+			return fail(err)
 		}
-		if old := st.Node(req.Name); old != nil && s.Heard != nil && s.Heard(ctx, old.Name, old.BootID) {
-			return nil, refuse(http.StatusConflict, "node %s is heard in another boot (%.8s): if this machine has just rebooted, it is admitted in a moment; else it is a copy of that machine, or has the same id (%s)",
-				old.Name, old.BootID, req.MachineID)
+		old := st.Node(req.Name)
+		if event != "" && old != nil && s.Heard != nil && s.Heard(ctx, old.Name, old.BootID) {
+			return fail(refuse(http.StatusConflict, "node %s is heard in another boot (%.8s): if this machine has just rebooted, it is admitted in a moment; else it is a copy of that machine, or has the same id (%s)",
+				old.Name, old.BootID, req.MachineID))
 		}
 		var rev int64
-		if old := st.Node(req.Name); old != nil {
+		if old != nil {
 			rev = old.Revision
 		}
+		known := st.Certs(node.Name)
+		certs := known.With(node.Name, node.BootID, with.serial)
 		t := cluster.Txn{
-			Conditions: []cluster.Condition{{Key: node.Key(), Revision: rev}, {Key: keyAllotted, Revision: lastRev}},
-			Puts: []cluster.Put{{Key: node.Key(), Value: node},
-				{Key: keyAllotted, Value: allotted{Node: node.Name, Number: node.Number}}},
-			Events: []cluster.Event{{Time: s.now(), Node: s.node, Kind: cluster.EventNode, Subject: node.Name,
-				Text: event, Why: g.why}},
+			Conditions: []cluster.Condition{{Key: node.Key(), Revision: rev}, {Key: certs.Key()}},
+			Puts:       []cluster.Put{{Key: certs.Key(), Value: certs}},
+		}
+		if known != nil {
+			t.Conditions[1].Revision = known.Revision
+		}
+		if event != "" { // else the record stays as it is
+			t.Conditions = append(t.Conditions, cluster.Condition{Key: keyAllotted, Revision: lastRev})
+			t.Puts = append(t.Puts, cluster.Put{Key: node.Key(), Value: node}, cluster.Put{Key: keyAllotted, Value: allotted{Node: node.Name, Number: node.Number}})
+			t.Events = []cluster.Event{{Time: s.now(), Node: s.node, Kind: cluster.EventNode, Subject: node.Name, Text: event, Why: g.why}}
 		}
 		if g.used != nil {
 			t.Conditions = append(t.Conditions, cluster.Condition{Key: cluster.KeyAdmission, Revision: g.revision})
 			t.Puts = append(t.Puts, cluster.Put{Key: cluster.KeyAdmission, Value: g.used})
 		}
-		_, ok, err := s.ledger.Commit(ctx, t)
+		var ok bool
+		with.revision, ok, err = s.ledger.Commit(ctx, t)
 		if err != nil {
-			return nil, fmt.Errorf("this member cannot admit now: %w", err)
+			return fail(fmt.Errorf("this member cannot admit now: %w", err))
 		}
 		if ok {
-			return node, nil
+			return node, with, nil
 		}
 		if g.used != nil {
-			return nil, refuse(http.StatusServiceUnavailable, "somebody else decided about a machine at the same moment: ask again")
+			return fail(refuse(http.StatusServiceUnavailable, "somebody else decided about a machine at the same moment: ask again"))
 		}
 	}
 }

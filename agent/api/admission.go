@@ -35,11 +35,15 @@ type Decision struct {
 	Machine string `json:"machine"`        // its code, or its name if only one waits by that name
 	Approve bool   `json:"approve"`        //
 	Name    string `json:"name,omitempty"` // what to call the node
+	// Remember has the machine keep its key over reboots; RememberBy puts it on the list of machines that are admitted
+	// for what they say: cluster.AllowMAC, AllowSerial or AllowUUID.
+	Remember   bool   `json:"remember,omitempty"`
+	RememberBy string `json:"remember_by,omitempty"`
 }
 
-func (s *Server) admissionRoutes(door http.Handler, reader, operator []string) {
+func (s *Server) admissionRoutes(door http.Handler) {
 	s.mux.Handle("POST "+admission.AskPath, door)
-	s.handle("GET /v1/pending", reader, func(w http.ResponseWriter, r *http.Request) error {
+	s.handle("GET /v1/pending", func(w http.ResponseWriter, r *http.Request) error {
 		p, err := s.pending(r, door)
 		if err != nil {
 			return err
@@ -47,8 +51,8 @@ func (s *Server) admissionRoutes(door http.Handler, reader, operator []string) {
 		writeJSON(w, http.StatusOK, p)
 		return nil
 	})
-	s.handle("POST /v1/pending", operator, func(w http.ResponseWriter, r *http.Request) error { return s.decide(w, r, door) })
-	s.handle("GET /v1/allowed", reader, func(w http.ResponseWriter, _ *http.Request) error {
+	s.handle("POST /v1/pending", func(w http.ResponseWriter, r *http.Request) error { return s.decide(w, r, door) })
+	s.handle("GET /v1/allowed", func(w http.ResponseWriter, _ *http.Request) error {
 		list := []cluster.Allowance{}
 		if a := s.backend.State().Admission; a != nil {
 			list = append(list, a.Allowed...)
@@ -56,8 +60,8 @@ func (s *Server) admissionRoutes(door http.Handler, reader, operator []string) {
 		writeJSON(w, http.StatusOK, list)
 		return nil
 	})
-	s.handle("PUT /v1/allowed/{kind}/{value}", operator, s.allow)
-	s.handle("DELETE /v1/allowed/{kind}/{value}", operator, s.disallow)
+	s.handle("PUT /v1/allowed/{kind}/{value}", s.allow)
+	s.handle("DELETE /v1/allowed/{kind}/{value}", s.disallow)
 }
 
 // mostPending bounds one node's answer, bytes.
@@ -153,7 +157,11 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request, door http.Handle
 		return badRequest("name %q must be lower-case letters, digits and dashes, at most 63", d.Name)
 	}
 	_, by := s.role(r)
-	v := cluster.Verdict{Code: who.Code, Approved: d.Approve, Name: d.Name, By: by, At: time.Now().UTC()}
+	listed, err := remembered(who, &d, by)
+	if err != nil {
+		return err
+	}
+	v := cluster.Verdict{Code: who.Code, Approved: d.Approve, Name: d.Name, By: by, At: time.Now().UTC(), Remember: d.Approve && d.Remember}
 	what, subject := "denied", who.Name
 	if d.Approve {
 		what = "approved"
@@ -165,17 +173,67 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request, door http.Handle
 	if d.Approve && d.Name != "" {
 		e.Text += ", to be node " + d.Name
 	}
+	for _, l := range listed {
+		e.Text += fmt.Sprintf("; from now on whoever says to have the %s %s is admitted", l.Kind, l.Value)
+	}
 	err = s.changeAdmission(r, what+" "+who.Code, e, func(a *cluster.Admission) (cluster.Admission, error) {
 		if old := a.Verdict(v.Code); old == nil && a != nil && len(a.Verdicts) >= cluster.MaxVerdicts {
 			return *a, conflict("%d decisions wait for their machines: take some back first with 'skein node deny CODE'", len(a.Verdicts))
 		}
-		return a.With(v), nil
+		next := a.With(v)
+		for _, l := range listed {
+			next.Allowed = append(slices.DeleteFunc(slices.Clone(next.Allowed), func(o cluster.Allowance) bool { return o.Kind == l.Kind && o.Value == l.Value }), l)
+		}
+		if len(listed) > 0 && len(next.Allowed) > cluster.MaxAllowances {
+			return next, conflict("the list of allowed machines has %d entries, its most", cluster.MaxAllowances)
+		}
+		return next, nil
 	})
 	if err != nil {
 		return err
 	}
 	writeJSON(w, http.StatusOK, who)
 	return nil
+}
+
+// remembered is what a decision puts on the list of machines that are admitted for what they say.
+func remembered(who *cluster.Applicant, d *Decision, by string) ([]cluster.Allowance, error) {
+	if !d.Approve {
+		return nil, nil
+	}
+	known := who.MachineID != ""
+	if d.Remember && known && !who.Keeps {
+		return nil, conflict("%s cannot keep its key over a reboot: its firmware is not UEFI, or its variables cannot be written. In a closed network it can be remembered by what it says of itself: --remember-by %s, %s or %s", who.Name, cluster.AllowUUID, cluster.AllowSerial, cluster.AllowMAC)
+	}
+	if d.RememberBy != "" && !known {
+		return nil, notFound("no machine with the code %s is known to wait, so it is not known what it says of itself", who.Code)
+	}
+	var out []cluster.Allowance
+	add := func(value string) error {
+		a, err := checkAllowance(cluster.Allowance{Kind: d.RememberBy, Value: value, By: by, At: time.Now().UTC()})
+		if err == nil {
+			out = append(out, a)
+		}
+		return err
+	}
+	switch d.RememberBy {
+	case "":
+		return nil, nil
+	case cluster.AllowUUID:
+		err := add(who.MachineID)
+		return out, err
+	case cluster.AllowSerial:
+		err := add(who.Serial)
+		return out, err
+	case cluster.AllowMAC:
+		for _, l := range who.Links {
+			if err := add(l.MAC); err != nil {
+				return nil, err
+			}
+		}
+		return out, nil
+	}
+	return nil, badRequest("%q: machines are remembered by %s, %s or %s", d.RememberBy, cluster.AllowUUID, cluster.AllowSerial, cluster.AllowMAC)
 }
 
 func findApplicant(list []cluster.Applicant, machine string) (*cluster.Applicant, error) {
@@ -233,7 +291,10 @@ func (s *Server) changeAdmission(r *http.Request, what string, e cluster.Event, 
 }
 
 func allowance(r *http.Request) (cluster.Allowance, error) {
-	a := cluster.Allowance{Kind: r.PathValue("kind"), Value: strings.TrimSpace(r.PathValue("value"))}
+	return checkAllowance(cluster.Allowance{Kind: r.PathValue("kind"), Value: strings.TrimSpace(r.PathValue("value"))})
+}
+
+func checkAllowance(a cluster.Allowance) (cluster.Allowance, error) {
 	switch a.Kind {
 	case cluster.AllowMAC:
 		mac, err := net.ParseMAC(a.Value)

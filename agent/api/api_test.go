@@ -316,7 +316,7 @@ func TestExecAndLogsAreForwarded(t *testing.T) {
 
 func TestRemoveNodeOnlyWhenEmpty(t *testing.T) {
 	m := newMemory("n1")
-	c, _ := serve(t, m, RoleOperator)
+	c, _ := serve(t, m, RoleAdmin)
 	if err := c.RemoveNode(t.Context(), "n1"); err == nil || !strings.Contains(err.Error(), "drain") {
 		t.Errorf("remove an online node: got %v, want a hint to drain", err)
 	}
@@ -361,7 +361,7 @@ func TestRemoveNodeIsNoProofByAccident(t *testing.T) {
 		m.state.Instances = []cluster.Instance{{ID: "demo.db.1.b", Stack: "demo", Service: "db", Slot: 1, Node: "n1", BootID: "b1",
 			After: &cluster.Owner{Node: "n2", BootID: "b2"}, Spec: cluster.Service{Safety: cluster.SafetyPower}}}
 		tt.change(m)
-		c, _ := serve(t, m, RoleOperator)
+		c, _ := serve(t, m, RoleAdmin)
 		err := c.RemoveNode(t.Context(), "n2")
 		if (err != nil) != tt.refused || tt.refused && (!strings.Contains(err.Error(), "skein fence confirm n2") || len(m.committed) > 0) {
 			t.Errorf("%s: got %v, %d commits, want refused %v", tt.name, err, len(m.committed), tt.refused)

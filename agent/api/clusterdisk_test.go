@@ -12,10 +12,10 @@ func TestSetClusterDisk(t *testing.T) {
 	for _, tt := range []struct {
 		name, role, wwn, has, want string
 	}{
-		{"first", RoleOperator, "naa.1", "", ""},
-		{"the same again", RoleOperator, "naa.1", "naa.1", ""},
-		{"another", RoleOperator, "naa.2", "naa.1", "has a cluster disk, naa.1"},
-		{"none", RoleOperator, "", "", "by its WWN"},
+		{"first", RoleAdmin, "naa.1", "", ""},
+		{"the same again", RoleAdmin, "naa.1", "naa.1", ""},
+		{"another", RoleAdmin, "naa.2", "naa.1", "has a cluster disk, naa.1"},
+		{"none", RoleAdmin, "", "", "by its WWN"},
 		{"a node", RoleNode, "naa.1", "", "certificate"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

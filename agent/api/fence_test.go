@@ -62,7 +62,7 @@ func TestConfirmOff(t *testing.T) {
 
 func TestBMC(t *testing.T) {
 	m := newMemory("n1")
-	c, _ := serve(t, m, RoleOperator)
+	c, _ := serve(t, m, RoleAdmin)
 	req := BMCRequest{BMC: cluster.BMC{Node: "n2", Addresses: []string{"192.0.2.7", "192.0.2.8"}, User: "admin", Fingerprint: strings.Repeat("ab", 32)}, Password: "topsecret"}
 	if _, err := c.SetBMC(t.Context(), req); err != nil {
 		t.Fatal(err)
@@ -116,7 +116,7 @@ func TestOneControllerForTwoNodes(t *testing.T) {
 	} {
 		m := newMemory("n1")
 		m.state.BMCs = []cluster.BMC{tt.have}
-		c, _ := serve(t, m, RoleOperator)
+		c, _ := serve(t, m, RoleAdmin)
 		tt.wants.Node, tt.wants.User, tt.wants.Fingerprint = "n2", "admin", strings.Repeat("ab", 32)
 		_, err := c.SetBMC(t.Context(), BMCRequest{BMC: tt.wants, Password: "p"})
 		if (err != nil) != tt.refused || tt.refused && (!strings.Contains(err.Error(), "n1") || len(m.committed) > 0) {

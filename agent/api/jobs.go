@@ -75,7 +75,6 @@ const maxSubmission = 3 * job.MaxInputs
 
 // HandleJobs adds what concerns jobs. Requests about them are answered by the coordinator; any other node passes them on.
 func (s *Server) HandleJobs(j Jobs) {
-	reader := []string{RoleOperator, RoleNode}
 	at := func(h func(http.ResponseWriter, *http.Request) error) func(http.ResponseWriter, *http.Request) error {
 		return func(w http.ResponseWriter, r *http.Request) error {
 			name := s.backend.Coordinator()
@@ -97,8 +96,8 @@ func (s *Server) HandleJobs(j Jobs) {
 			return h(w, r)
 		})
 	}
-	s.handle("POST /v1/jobs/pull", []string{RoleNode}, func(w http.ResponseWriter, r *http.Request) error { return jobError(s.pullJobs(j, w, r)) })
-	s.handle("POST /v1/jobs", reader, change(func(w http.ResponseWriter, r *http.Request) error {
+	s.handle("POST /v1/jobs/pull", func(w http.ResponseWriter, r *http.Request) error { return jobError(s.pullJobs(j, w, r)) })
+	s.handle("POST /v1/jobs", change(func(w http.ResponseWriter, r *http.Request) error {
 		var sub Submission
 		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxSubmission)).Decode(&sub); err != nil {
 			return badRequest("submit a job: %w", err)
@@ -110,7 +109,7 @@ func (s *Server) HandleJobs(j Jobs) {
 		writeJSON(w, http.StatusOK, out)
 		return nil
 	}))
-	s.handle("GET /v1/jobs", reader, at(func(w http.ResponseWriter, r *http.Request) error {
+	s.handle("GET /v1/jobs", at(func(w http.ResponseWriter, r *http.Request) error {
 		list, err := j.List()
 		if err != nil {
 			return err
@@ -118,17 +117,17 @@ func (s *Server) HandleJobs(j Jobs) {
 		writeJSON(w, http.StatusOK, list)
 		return nil
 	}))
-	s.handle("GET /v1/jobs/{id}", reader, at(func(w http.ResponseWriter, r *http.Request) error { return showJob(j, w, r) }))
-	s.handle("GET /v1/jobs/{id}/output", reader, at(func(w http.ResponseWriter, r *http.Request) error { return s.jobOutput(j, w, r) }))
-	s.handle("GET /v1/jobs/{id}/kept", reader, func(w http.ResponseWriter, r *http.Request) error { return keptOutput(j, w, r) })
-	s.handle("POST /v1/jobs/{id}/cancel", reader, change(func(w http.ResponseWriter, r *http.Request) error {
+	s.handle("GET /v1/jobs/{id}", at(func(w http.ResponseWriter, r *http.Request) error { return showJob(j, w, r) }))
+	s.handle("GET /v1/jobs/{id}/output", at(func(w http.ResponseWriter, r *http.Request) error { return s.jobOutput(j, w, r) }))
+	s.handle("GET /v1/jobs/{id}/kept", func(w http.ResponseWriter, r *http.Request) error { return keptOutput(j, w, r) })
+	s.handle("POST /v1/jobs/{id}/cancel", change(func(w http.ResponseWriter, r *http.Request) error {
 		if err := j.Cancel(r.PathValue("id"), s.asker(r)); err != nil {
 			return err
 		}
 		writeJSON(w, http.StatusOK, struct{}{})
 		return nil
 	}))
-	s.handle("POST /v1/jobs/{id}/retry", reader, change(func(w http.ResponseWriter, r *http.Request) error {
+	s.handle("POST /v1/jobs/{id}/retry", change(func(w http.ResponseWriter, r *http.Request) error {
 		out, err := j.Retry(r.Context(), r.PathValue("id"), s.asker(r))
 		if err != nil {
 			return err

@@ -72,8 +72,7 @@ const netPatience = 2 * time.Second
 
 // HandleNet adds what concerns ports and links.
 func (s *Server) HandleNet(n Net) {
-	reader := []string{RoleOperator, RoleNode}
-	s.handle("GET /v1/net", reader, func(w http.ResponseWriter, r *http.Request) error {
+	s.handle("GET /v1/net", func(w http.ResponseWriter, r *http.Request) error {
 		if r.URL.Query().Get("local") != "" {
 			writeJSON(w, http.StatusOK, s.localNet(r.Context(), n))
 			return nil

@@ -83,8 +83,16 @@ func (s *Server) removeNode(w http.ResponseWriter, r *http.Request) error {
 		Deletes: []string{n.Key(), (&cluster.BMC{Node: n.Name}).Key(), cluster.KeySecrets + cluster.BMCSecret(n.Name),
 			(&cluster.Fence{Node: n.Name}).Key(), (&cluster.NodePorts{Node: n.Name}).Key()},
 		Events: []cluster.Event{{Time: time.Now(), Node: s.backend.Self(), Kind: cluster.EventNode, Subject: n.Name,
-			Text: "removed from the cluster", Why: "asked by operator " + who}},
+			Text: "removed from the cluster; its certificates are revoked", Why: "asked by operator " + who}},
 	}
+	known := st.Certs(n.Name)
+	certs := known.Without(n.Name)
+	revoke := cluster.Condition{Key: certs.Key()}
+	if known != nil {
+		revoke.Revision = known.Revision
+	}
+	t.Conditions = append(t.Conditions, revoke)
+	t.Puts = append(t.Puts, cluster.Put{Key: certs.Key(), Value: certs})
 	for i := range st.Shared { // and it has not become one meanwhile
 		rec := &st.Shared[i]
 		t.Conditions = append(t.Conditions, cluster.Condition{Key: rec.Key(), Revision: rec.Revision})

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"net/netip"
-	"strings"
 
 	"github.com/skein-os/skein/agent/cluster"
 	"github.com/skein-os/skein/storage/iscsi"
@@ -83,13 +82,6 @@ type Observation struct {
 // PeerLink names a port of another node.
 type PeerLink struct{ Node, Link string }
 
-// Roles of a caller, taken from its certificate.
-const (
-	RoleNone     = ""
-	RoleNode     = "node"
-	RoleOperator = "operator"
-)
-
 // Server answers the API on one node.
 type Server struct {
 	backend Backend
@@ -97,6 +89,8 @@ type Server struct {
 	mux     *http.ServeMux
 	// role finds out who calls.
 	role func(*http.Request) (role, name string)
+	// patterns are those of all routes that need a role.
+	patterns []string
 }
 
 // NewServer makes the API's handler. join answers POST /v1/join and /v1/ask, the only requests that need no
@@ -104,56 +98,58 @@ type Server struct {
 func NewServer(b Backend, join http.Handler, role func(*http.Request) (string, string), log *slog.Logger) *Server {
 	s := &Server{backend: b, log: log, mux: http.NewServeMux(), role: role}
 	s.mux.Handle("POST /v1/join", join)
-	reader := []string{RoleOperator, RoleNode}
-	operator := []string{RoleOperator}
-	s.handle("GET /v1/status", reader, s.status)
-	s.handle("GET /v1/events", reader, s.events)
-	s.handle("GET /v1/why", reader, s.why)
-	s.handle("GET /v1/snapshot", reader, s.snapshot)
-	s.handle("GET /v1/decisions", reader, s.decisions)
-	s.handle("GET /v1/decisions/{id}", reader, s.decision)
-	s.handle("PUT /v1/stacks/{stack}", operator, s.deploy)
-	s.handle("DELETE /v1/stacks/{stack}", operator, s.removeStack)
-	s.handle("GET /v1/images", reader, s.images)
-	s.handle("POST /v1/images", operator, s.loadImage)
-	s.handle("POST /v1/images/pull", operator, s.pullImage)
-	s.handle("GET /v1/blobs/{digest}", reader, s.blob)
-	s.handle("GET /v1/instances/{id}/logs", reader, s.logs)
-	s.handle("POST /v1/instances/{id}/exec", reader, s.exec)
-	s.handle("POST /v1/nodes/{name}/drain", operator, s.drain)
-	s.handle("POST /v1/nodes/{name}/undrain", operator, s.undrain)
-	s.handle("POST /v1/nodes/{name}/reboot", reader, s.reboot)
-	s.handle("POST /v1/nodes/{name}/poweroff", reader, s.powerOff)
-	s.handle("POST /v1/nodes/{name}/release", operator, s.release)
-	s.handle("POST /v1/nodes/{name}/restart-agent", reader, s.restartAgent)
-	s.handle("DELETE /v1/nodes/{name}", operator, s.removeNode)
-	s.handle("PUT /v1/nodes/{name}/bmc", operator, s.setBMC)
-	s.handle("GET /v1/nodes/{name}/bmc", operator, s.showBMC)
-	s.handle("DELETE /v1/nodes/{name}/bmc", operator, s.removeBMC)
-	s.handle("POST /v1/nodes/{name}/bmc/test", operator, s.testBMC)
-	s.handle("GET /v1/fences", reader, s.fences)
-	s.handle("PUT /v1/nodes/{name}/watchdog", operator, s.setWatchdog)
-	s.handle("POST /v1/nodes/{name}/confirm-off", operator, s.confirmOff)
-	s.handle("PUT /v1/clusterdisk", operator, s.setClusterDisk)
-	s.handle("GET /v1/clusterdisk", reader, s.showClusterDisk)
-	s.storageRoutes(reader, operator)
-	s.sharedRoutes(reader, operator)
-	s.admissionRoutes(join, reader, operator)
+	s.handle("GET /v1/status", s.status)
+	s.handle("GET /v1/events", s.events)
+	s.handle("GET /v1/why", s.why)
+	s.handle("GET /v1/snapshot", s.snapshot)
+	s.handle("GET /v1/decisions", s.decisions)
+	s.handle("GET /v1/decisions/{id}", s.decision)
+	s.handle("PUT /v1/stacks/{stack}", s.deploy)
+	s.handle("DELETE /v1/stacks/{stack}", s.removeStack)
+	s.handle("GET /v1/images", s.images)
+	s.handle("POST /v1/images", s.loadImage)
+	s.handle("POST /v1/images/pull", s.pullImage)
+	s.handle("GET /v1/blobs/{digest}", s.blob)
+	s.handle("GET /v1/instances/{id}/logs", s.logs)
+	s.handle("POST /v1/instances/{id}/exec", s.exec)
+	s.handle("POST /v1/nodes/{name}/drain", s.drain)
+	s.handle("POST /v1/nodes/{name}/undrain", s.undrain)
+	s.handle("POST /v1/nodes/{name}/reboot", s.reboot)
+	s.handle("POST /v1/nodes/{name}/poweroff", s.powerOff)
+	s.handle("POST /v1/nodes/{name}/release", s.release)
+	s.handle("POST /v1/nodes/{name}/restart-agent", s.restartAgent)
+	s.handle("DELETE /v1/nodes/{name}", s.removeNode)
+	s.handle("PUT /v1/nodes/{name}/bmc", s.setBMC)
+	s.handle("GET /v1/nodes/{name}/bmc", s.showBMC)
+	s.handle("DELETE /v1/nodes/{name}/bmc", s.removeBMC)
+	s.handle("POST /v1/nodes/{name}/bmc/test", s.testBMC)
+	s.handle("GET /v1/fences", s.fences)
+	s.handle("PUT /v1/nodes/{name}/watchdog", s.setWatchdog)
+	s.handle("POST /v1/nodes/{name}/confirm-off", s.confirmOff)
+	s.handle("PUT /v1/clusterdisk", s.setClusterDisk)
+	s.handle("GET /v1/clusterdisk", s.showClusterDisk)
+	s.storageRoutes()
+	s.sharedRoutes()
+	s.admissionRoutes(join)
+	s.userRoutes(join)
+	s.invitationRoutes()
 	// Where a slow agent spends its time, for `go tool pprof`.
-	s.handle("GET /debug/pprof/profile", operator, func(w http.ResponseWriter, r *http.Request) error { pprof.Profile(w, r); return nil })
-	s.handle("GET /debug/pprof/", operator, func(w http.ResponseWriter, r *http.Request) error { pprof.Index(w, r); return nil })
+	s.handle("GET /debug/pprof/profile", func(w http.ResponseWriter, r *http.Request) error { pprof.Profile(w, r); return nil })
+	s.handle("GET /debug/pprof/", func(w http.ResponseWriter, r *http.Request) error { pprof.Index(w, r); return nil })
 	return s
 }
 
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
-// handle registers a handler for callers with one of the roles and turns its error into an answer.
-func (s *Server) handle(pattern string, roles []string, h func(http.ResponseWriter, *http.Request) error) {
+// handle registers a handler for callers whose role is enough (routes) and turns its error into an answer.
+func (s *Server) handle(pattern string, h func(http.ResponseWriter, *http.Request) error) {
+	s.patterns = append(s.patterns, pattern)
+	need := needOf(pattern)
 	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 		role, name := s.role(r)
-		if !contains(roles, role) {
+		if !need.permits(role) {
 			writeError(w, &statusError{http.StatusForbidden, fmt.Errorf("%s %q may not do this; it needs a certificate with the role %s",
-				orUnknown(role), name, strings.Join(roles, " or "))})
+				orUnknown(role), name, need)})
 			return
 		}
 		if err := h(w, r); err != nil {
@@ -168,15 +164,6 @@ func orUnknown(role string) string {
 		return "a caller without a role"
 	}
 	return role
-}
-
-func contains(list []string, s string) bool {
-	for _, l := range list {
-		if l == s {
-			return true
-		}
-	}
-	return false
 }
 
 // statusError is an error with the HTTP status it is answered with; other errors are 500.
@@ -203,8 +190,12 @@ func conflict(format string, a ...any) error {
 func writeError(w http.ResponseWriter, err error) {
 	status := http.StatusInternalServerError
 	var se *statusError
-	if errors.As(err, &se) {
+	var refused interface{ Status() int } // of package admission
+	switch {
+	case errors.As(err, &se):
 		status = se.status
+	case errors.As(err, &refused):
+		status = refused.Status()
 	}
 	writeJSON(w, status, Error{Message: err.Error()})
 }

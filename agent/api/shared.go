@@ -55,15 +55,15 @@ type NodeShared struct {
 	Free int64 `json:"free_bytes,omitempty"`
 }
 
-func (s *Server) sharedRoutes(reader, operator []string) {
-	s.handle("GET /v1/shared", reader, s.sharedList)
-	s.handle("GET /v1/nodes/{name}/shared", reader, s.onNode(s.nodeShared))
-	s.handle("POST /v1/nodes/{name}/shared", reader, s.onNode(s.createShared))
-	s.handle("POST /v1/nodes/{name}/shared/{fs}/grow", reader, s.onNode(s.growShared))
-	s.handle("DELETE /v1/shared/{fs}", operator, s.removeShared)
-	s.handle("POST /v1/shared/{fs}/offline", operator, func(w http.ResponseWriter, r *http.Request) error { return s.setOffline(w, r, true) })
-	s.handle("POST /v1/shared/{fs}/online", operator, func(w http.ResponseWriter, r *http.Request) error { return s.setOffline(w, r, false) })
-	s.handle("POST /v1/nodes/{name}/shared/{fs}/check", reader, s.onNode(s.checkShared))
+func (s *Server) sharedRoutes() {
+	s.handle("GET /v1/shared", s.sharedList)
+	s.handle("GET /v1/nodes/{name}/shared", s.onNode(s.nodeShared))
+	s.handle("POST /v1/nodes/{name}/shared", s.onNode(s.createShared))
+	s.handle("POST /v1/nodes/{name}/shared/{fs}/grow", s.onNode(s.growShared))
+	s.handle("DELETE /v1/shared/{fs}", s.removeShared)
+	s.handle("POST /v1/shared/{fs}/offline", func(w http.ResponseWriter, r *http.Request) error { return s.setOffline(w, r, true) })
+	s.handle("POST /v1/shared/{fs}/online", func(w http.ResponseWriter, r *http.Request) error { return s.setOffline(w, r, false) })
+	s.handle("POST /v1/nodes/{name}/shared/{fs}/check", s.onNode(s.checkShared))
 }
 
 func (s *Server) sharedList(w http.ResponseWriter, _ *http.Request) error {

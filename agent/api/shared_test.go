@@ -12,7 +12,7 @@ import (
 // being let in.
 func TestMemberOfSharedFileSystemStays(t *testing.T) {
 	m := newMemory("n1")
-	c, _ := serve(t, m, RoleOperator)
+	c, _ := serve(t, m, RoleAdmin)
 	m.state.Nodes[1].State, m.state.Instances = cluster.NodeLost, nil
 	name := m.state.Nodes[1].Name
 	rec := cluster.SharedRecord{Name: "files", Disk: "naa.7", Journals: 2, Ready: true, Revision: 9}

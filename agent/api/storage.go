@@ -83,28 +83,28 @@ type VolumeStatus struct {
 // makeTimeout bounds the making of a file system, which writes all tables of a large one.
 const makeTimeout = 10 * time.Minute
 
-func (s *Server) storageRoutes(reader, operator []string) {
-	s.handle("GET /v1/sans", reader, func(w http.ResponseWriter, _ *http.Request) error {
+func (s *Server) storageRoutes() {
+	s.handle("GET /v1/sans", func(w http.ResponseWriter, _ *http.Request) error {
 		writeJSON(w, http.StatusOK, list(s.backend.State().SANs))
 		return nil
 	})
-	s.handle("PUT /v1/sans/{san}", operator, s.setSAN)
-	s.handle("DELETE /v1/sans/{san}", operator, s.removeSAN)
-	s.handle("GET /v1/nodes/{name}/san", reader, s.onNode(s.nodeSAN))
-	s.handle("POST /v1/nodes/{name}/san/discover", reader, s.onNode(s.discoverSAN))
-	s.handle("GET /v1/disks", reader, func(w http.ResponseWriter, _ *http.Request) error {
+	s.handle("PUT /v1/sans/{san}", s.setSAN)
+	s.handle("DELETE /v1/sans/{san}", s.removeSAN)
+	s.handle("GET /v1/nodes/{name}/san", s.onNode(s.nodeSAN))
+	s.handle("POST /v1/nodes/{name}/san/discover", s.onNode(s.discoverSAN))
+	s.handle("GET /v1/disks", func(w http.ResponseWriter, _ *http.Request) error {
 		writeJSON(w, http.StatusOK, list(s.backend.State().Disks))
 		return nil
 	})
-	s.handle("GET /v1/nodes/{name}/disks", reader, s.onNode(s.seenDisks))
-	s.handle("GET /v1/nodes/{name}/disks/{disk}/registrations", reader, s.onNode(s.registrations))
-	s.handle("POST /v1/nodes/{name}/disks/{disk}/speed", reader, s.onNode(s.diskSpeed))
-	s.handle("POST /v1/nodes/{name}/disks/{disk}/test", reader, s.onNode(s.testDisk))
-	s.handle("POST /v1/nodes/{name}/disks/{disk}/paths/{path}/test-command", []string{RoleNode}, s.onNode(s.testCommand))
-	s.handle("GET /v1/volumes", reader, s.volumes)
-	s.handle("POST /v1/nodes/{name}/volumes", reader, s.onNode(s.createVolume))
-	s.handle("POST /v1/nodes/{name}/volumes/{volume}/grow", reader, s.onNode(s.growVolume))
-	s.handle("DELETE /v1/volumes/{volume}", operator, s.removeVolume)
+	s.handle("GET /v1/nodes/{name}/disks", s.onNode(s.seenDisks))
+	s.handle("GET /v1/nodes/{name}/disks/{disk}/registrations", s.onNode(s.registrations))
+	s.handle("POST /v1/nodes/{name}/disks/{disk}/speed", s.onNode(s.diskSpeed))
+	s.handle("POST /v1/nodes/{name}/disks/{disk}/test", s.onNode(s.testDisk))
+	s.handle("POST /v1/nodes/{name}/disks/{disk}/paths/{path}/test-command", s.onNode(s.testCommand))
+	s.handle("GET /v1/volumes", s.volumes)
+	s.handle("POST /v1/nodes/{name}/volumes", s.onNode(s.createVolume))
+	s.handle("POST /v1/nodes/{name}/volumes/{volume}/grow", s.onNode(s.growVolume))
+	s.handle("DELETE /v1/volumes/{volume}", s.removeVolume)
 }
 
 func list[T any](l []T) []T {

@@ -168,7 +168,7 @@ func TestEnrol(t *testing.T) {
 }
 
 func TestSAN(t *testing.T) {
-	m, _, c := storageBench(t, RoleOperator)
+	m, _, c := storageBench(t, RoleAdmin)
 	req := SANRequest{SAN: cluster.SAN{Name: "main", IQN: "iqn.2026-01.dev.skein:lab", User: "u",
 		Portals: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:3260")}}, Secret: "tell-nobody-of-it"}
 	if _, err := c.SetSAN(t.Context(), req); err != nil || len(m.committed) != 1 {

@@ -14,6 +14,8 @@ const KeyAdmission = KeyRoot + "admission"
 type Admission struct {
 	Verdicts []Verdict   `json:"verdicts,omitempty"`
 	Allowed  []Allowance `json:"allowed,omitempty"`
+	// Invitations are those that were not used.
+	Invitations []Invitation `json:"invitations,omitempty"`
 
 	Revision int64 `json:"-"`
 }
@@ -32,6 +34,8 @@ type Verdict struct {
 	Name     string    `json:"name,omitempty"` // what the node is to be called; empty: as it asks
 	By       string    `json:"by"`             // operator
 	At       time.Time `json:"at"`             // for people
+	// Remember has the machine keep its key over reboots, if it can: it comes back without being asked about.
+	Remember bool `json:"remember,omitempty"`
 }
 
 // Allowance lets in every machine that says it has this address or number. It proves nothing: all three can be
@@ -60,9 +64,10 @@ type Applicant struct {
 	Serial    string        `json:"serial,omitempty"`
 	Model     string        `json:"model,omitempty"`
 	Links     []Link        `json:"links"`
-	From      netip.Addr    `json:"from"`       // where its request came from
-	Waiting   time.Duration `json:"waiting_ns"` // since its first request to this member
-	Member    string        `json:"asked"`      // which member it asks
+	From      netip.Addr    `json:"from"`                // where its request came from
+	Waiting   time.Duration `json:"waiting_ns"`          // since its first request to this member
+	Member    string        `json:"asked"`               // which member it asks
+	Keeps     bool          `json:"keeps_key,omitempty"` // it can keep its key over a reboot
 	Note      string        `json:"note,omitempty"`
 }
 

@@ -118,6 +118,9 @@ type State struct {
 	Shared     []SharedRecord
 	Reports    []SharedReport
 	Ports      []NodePorts
+	Age        Age
+	NodeCerts  []NodeCerts
+	Users      []User
 	// Events are not part of it: they are read by whoever shows them.
 }
 

@@ -15,6 +15,7 @@ import (
 	"math/big"
 	"net"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -24,31 +25,30 @@ type Role string
 const (
 	RoleNone     Role = ""
 	RoleNode     Role = "node"
-	RoleOperator Role = "operator"
+	RoleAdmin    Role = "admin"    // a person: everything
+	RoleOperator Role = "operator" // a person: what runs, and where
+	RoleReader   Role = "reader"   // a person: looks on
 )
 
 // Organisations in certificates.
 const (
-	orgNode     = "skein:node"
-	orgOperator = "skein:operator"
-	orgCA       = "skein:ca"
+	orgNode   = "skein:node"
+	orgPerson = "skein:" // and the role
+	orgCA     = "skein:ca"
 )
 
 // ServerName is in every node's certificate and in no operator's. Clients check it instead of an
 // address, so a node answers under any of its addresses.
 const ServerName = "skein"
 
-const (
-	caValidity = 10 * 365 * 24 * time.Hour
-	// nodeValidity: nodes run from memory and join anew at every boot; one that runs longer joins again
-	// with the same boot id to get a new certificate.
-	nodeValidity     = 90 * 24 * time.Hour
-	operatorValidity = 365 * 24 * time.Hour
+// All certificates are valid at any time that a clock can show. What a wall clock says must not decide who is in: a
+// machine whose battery is dead starts in 1970 or in its firmware's year, and one that is set to a wrong year would
+// fall out, or let nobody in. A certificate's life is bounded by the ledger instead (Stamp, package access).
+// The end is that of RFC 5280, 4.1.2.5, for certificates without one.
+var (
+	notBefore = time.Unix(0, 0).UTC()
+	notAfter  = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 )
-
-// notBefore is the beginning of all validity. Machines whose clock battery is dead start at their
-// firmware's build date; none of those is older than Skein.
-var notBefore = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // CA signs certificates. Key and certificate are kept in the ledger, so every voter can be one.
 type CA struct {
@@ -58,20 +58,17 @@ type CA struct {
 
 // NewCA makes the CA of a new cluster. The cluster's name is in it for people; id tells clusters of one
 // name apart.
-func NewCA(clusterName, id string, now time.Time) (*CA, error) {
+func NewCA(clusterName, id string) (*CA, error) {
 	key, err := NewKey()
 	if err != nil {
 		return nil, err
 	}
-	serial, err := newSerial()
-	if err != nil {
-		return nil, err
-	}
+	serial, _ := new(big.Int).SetString(NewSerial(), 16)
 	t := &x509.Certificate{
 		SerialNumber:          serial,
 		Subject:               pkix.Name{CommonName: "skein " + clusterName, Organization: []string{orgCA}, SerialNumber: id},
 		NotBefore:             notBefore,
-		NotAfter:              after(now, caValidity),
+		NotAfter:              notAfter,
 		IsCA:                  true,
 		BasicConstraintsValid: true,
 		MaxPathLenZero:        true,
@@ -86,14 +83,6 @@ func NewCA(clusterName, id string, now time.Time) (*CA, error) {
 		return nil, fmt.Errorf("make the cluster's CA: %w", err)
 	}
 	return &CA{Cert: cert, Key: key}, nil
-}
-
-// after is the end of a validity counted from now, or from notBefore if the clock is further back.
-func after(now time.Time, d time.Duration) time.Time {
-	if now.Before(notBefore) {
-		now = notBefore
-	}
-	return now.Add(d)
 }
 
 // ParseCA reads what CertPEM and KeyPEM wrote.
@@ -136,11 +125,11 @@ func ParseCSR(der []byte) (*x509.CertificateRequest, error) {
 	return csr, nil
 }
 
-// SignNode signs a node's key. Only the key is taken of the request; who the node is the signer says.
-func (ca *CA) SignNode(csr *x509.CertificateRequest, name string, addrs []netip.Addr, now time.Time) ([]byte, error) {
+// SignNode signs a node's key. Only the key is taken of the request; who the node is the signer says. serial is one of
+// NewSerial that the ledger knows as the node's.
+func (ca *CA) SignNode(csr *x509.CertificateRequest, name string, addrs []netip.Addr, serial string, stamp Stamp) ([]byte, error) {
 	t := &x509.Certificate{
-		Subject:     pkix.Name{CommonName: name, Organization: []string{orgNode}},
-		NotAfter:    after(now, nodeValidity),
+		Subject:     pkix.Name{CommonName: name, Organization: []string{orgNode}, SerialNumber: stamp.String()},
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		DNSNames:    []string{ServerName, name},
@@ -148,28 +137,31 @@ func (ca *CA) SignNode(csr *x509.CertificateRequest, name string, addrs []netip.
 	for _, a := range addrs {
 		t.IPAddresses = append(t.IPAddresses, net.IP(a.AsSlice()))
 	}
-	return ca.sign(t, csr)
+	return ca.sign(t, csr, serial)
 }
 
-// SignOperator signs an operator's key, for a client only.
-func (ca *CA) SignOperator(csr *x509.CertificateRequest, name string, now time.Time) ([]byte, error) {
+// SignPerson signs a person's key, for a client only.
+func (ca *CA) SignPerson(csr *x509.CertificateRequest, name string, role Role, stamp Stamp) ([]byte, error) {
+	if !role.Person() {
+		return nil, fmt.Errorf("sign the certificate of %s: %q is no role of a person", name, role)
+	}
 	return ca.sign(&x509.Certificate{
-		Subject:     pkix.Name{CommonName: name, Organization: []string{orgOperator}},
-		NotAfter:    after(now, operatorValidity),
+		Subject:     pkix.Name{CommonName: name, Organization: []string{orgPerson + string(role)}, SerialNumber: stamp.String()},
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}, csr)
+	}, csr, NewSerial())
 }
 
-func (ca *CA) sign(t *x509.Certificate, csr *x509.CertificateRequest) ([]byte, error) {
-	serial, err := newSerial()
-	if err != nil {
-		return nil, err
+// Person tells whether the role is one of people.
+func (r Role) Person() bool { return r == RoleAdmin || r == RoleOperator || r == RoleReader }
+
+func (ca *CA) sign(t *x509.Certificate, csr *x509.CertificateRequest, serial string) ([]byte, error) {
+	n, ok := new(big.Int).SetString(serial, 16)
+	if !ok || n.Sign() <= 0 {
+		return nil, fmt.Errorf("sign the certificate of %s: serial number %q is none", t.Subject.CommonName, serial)
 	}
-	t.SerialNumber, t.NotBefore, t.BasicConstraintsValid = serial, notBefore, true
-	if t.NotAfter.After(ca.Cert.NotAfter) {
-		t.NotAfter = ca.Cert.NotAfter
-	}
+	t.SerialNumber, t.BasicConstraintsValid = n, true
+	t.NotBefore, t.NotAfter = ca.Cert.NotBefore, ca.Cert.NotAfter // an older CA's end: RFC 5280 has no chain outlive it
 	der, err := x509.CreateCertificate(rand.Reader, t, ca.Cert, csr.PublicKey, ca.Key)
 	if err != nil {
 		return nil, fmt.Errorf("sign the certificate of %s: %w", t.Subject.CommonName, err)
@@ -183,11 +175,11 @@ func RoleOf(c *x509.Certificate) (Role, string) {
 	if c == nil || c.IsCA || len(c.Subject.Organization) != 1 || c.Subject.CommonName == "" {
 		return RoleNone, ""
 	}
-	switch c.Subject.Organization[0] {
-	case orgNode:
+	if c.Subject.Organization[0] == orgNode {
 		return RoleNode, c.Subject.CommonName
-	case orgOperator:
-		return RoleOperator, c.Subject.CommonName
+	}
+	if role, ok := strings.CutPrefix(c.Subject.Organization[0], orgPerson); ok && Role(role).Person() {
+		return Role(role), c.Subject.CommonName
 	}
 	return RoleNone, ""
 }
@@ -259,10 +251,14 @@ func ParseCert(data []byte) (*x509.Certificate, error) {
 	return c, nil
 }
 
-func newSerial() (*big.Int, error) {
-	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
-	if err != nil {
-		return nil, fmt.Errorf("make a serial number: %w", err)
-	}
-	return n.Add(n, big.NewInt(1)), nil // never zero
+// NewSerial makes a certificate's serial number, 16 random bytes in hexadecimal digits. The first bits are 01, so that
+// it is positive and of one length.
+func NewSerial() string {
+	b := make([]byte, 16)
+	_, _ = rand.Read(b) // never fails (crypto/rand)
+	b[0] = b[0]&0x3f | 0x40
+	return hex.EncodeToString(b)
 }
+
+// SerialOf is a certificate's serial number as NewSerial writes it.
+func SerialOf(c *x509.Certificate) string { return fmt.Sprintf("%032x", c.SerialNumber) }

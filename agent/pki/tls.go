@@ -40,6 +40,19 @@ func (f Files) Write(ca, cert, key []byte) error {
 	return nil
 }
 
+// Renew replaces the certificate by one for the same key, at once: who reads it finds the old or the new one, and the
+// key fits both.
+func (f Files) Renew(cert []byte) error {
+	tmp := f.Cert + ".new"
+	if err := os.WriteFile(tmp, cert, 0o600); err != nil {
+		return fmt.Errorf("write the renewed certificate: %w", err)
+	}
+	if err := os.Rename(tmp, f.Cert); err != nil {
+		return fmt.Errorf("write the renewed certificate: %w", err)
+	}
+	return nil
+}
+
 func (f Files) roots() (*x509.CertPool, error) {
 	data, err := os.ReadFile(f.CA)
 	if err != nil {

@@ -25,7 +25,7 @@ type testCluster struct {
 
 func newTestCluster(t testing.TB) *testCluster {
 	t.Helper()
-	ca, err := pki.NewCA("test", "0123", time.Now())
+	ca, err := pki.NewCA("test", "0123")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +61,7 @@ func (tc *testCluster) config(n, boot int) Config {
 		tc.t.Fatal(err)
 	}
 	addr := tc.meta.Network.NodeAddr(uint8(n))
-	cert, err := tc.ca.SignNode(csr, name, []netip.Addr{addr}, time.Now())
+	cert, err := tc.ca.SignNode(csr, name, []netip.Addr{addr}, pki.NewSerial(), pki.Stamp{Boot: pki.BootMark(bootID(n, boot))})
 	if err != nil {
 		tc.t.Fatal(err)
 	}

@@ -59,7 +59,11 @@ type Config struct {
 	RestoreAfter         time.Duration // DefaultRestoreAfter if zero
 	private              bool          // a voter's clients are those of its own process only
 	server               grpc.UnaryServerInterceptor
-	WatchSilence         time.Duration // a watch that hears nothing for this long changes its endpoint, 1 s if zero
+	// Guard, if not nil, is asked for each request of another node.
+	Guard Guard `json:"-"`
+	// RevokedFile, if not empty, is where WriteRevoked writes; it is read again at every handshake of a voter.
+	RevokedFile  string
+	WatchSilence time.Duration // a watch that hears nothing for this long changes its endpoint, 1 s if zero
 }
 
 // ServerName is the name that every node's certificate carries, so that an address need not be in it.

@@ -14,7 +14,7 @@ import (
 )
 
 // statePrefixes are what a State is made of; meta is one key.
-var statePrefixes = []string{cluster.KeyNodes, cluster.KeyServices, cluster.KeyInstances, cluster.KeyStatus, cluster.KeyImages, cluster.KeyBMCs, cluster.KeyFences, cluster.KeyFenceRate, cluster.KeyWatchdogs, cluster.KeySANs, cluster.KeyDisks, cluster.KeyVolumes, cluster.KeyKept, cluster.KeyShared, cluster.KeyReports, cluster.KeyDisk, cluster.KeyAdmission, cluster.KeyPorts}
+var statePrefixes = []string{cluster.KeyNodes, cluster.KeyServices, cluster.KeyInstances, cluster.KeyStatus, cluster.KeyImages, cluster.KeyBMCs, cluster.KeyFences, cluster.KeyFenceRate, cluster.KeyWatchdogs, cluster.KeySANs, cluster.KeyDisks, cluster.KeyVolumes, cluster.KeyKept, cluster.KeyShared, cluster.KeyReports, cluster.KeyDisk, cluster.KeyAdmission, cluster.KeyAge, cluster.KeyCerts, cluster.KeyUsers, cluster.KeyPorts}
 
 // Read reads the whole state as it is now: all that was committed before the call is in it.
 func (s *Store) Read(ctx context.Context) (*cluster.State, error) {
@@ -108,6 +108,13 @@ func (b *builder) put(kv *mvccpb.KeyValue) error {
 		}
 		a.Revision = kv.ModRevision
 		b.next.Admission = &a
+	case key == cluster.KeyAge:
+		var a cluster.Age
+		if err := json.Unmarshal(kv.Value, &a); err != nil {
+			return err
+		}
+		a.Revision = kv.ModRevision
+		b.next.Age = a
 	case strings.HasPrefix(key, cluster.KeyNodes):
 		var v cluster.Node
 		if err := json.Unmarshal(kv.Value, &v); err != nil {
@@ -213,6 +220,20 @@ func (b *builder) put(kv *mvccpb.KeyValue) error {
 		}
 		v.Revision = kv.ModRevision
 		set(b, cluster.KeyPorts, &b.next.Ports, key, v, (*cluster.NodePorts).Key)
+	case strings.HasPrefix(key, cluster.KeyCerts):
+		var v cluster.NodeCerts
+		if err := json.Unmarshal(kv.Value, &v); err != nil {
+			return err
+		}
+		v.Revision = kv.ModRevision
+		set(b, cluster.KeyCerts, &b.next.NodeCerts, key, v, (*cluster.NodeCerts).Key)
+	case strings.HasPrefix(key, cluster.KeyUsers):
+		var v cluster.User
+		if err := json.Unmarshal(kv.Value, &v); err != nil {
+			return err
+		}
+		v.Revision = kv.ModRevision
+		set(b, cluster.KeyUsers, &b.next.Users, key, v, (*cluster.User).Key)
 	}
 	return nil
 }
@@ -225,6 +246,8 @@ func (b *builder) remove(key string) {
 		b.next.FenceRate = cluster.FenceRate{}
 	case key == cluster.KeyAdmission:
 		b.next.Admission = nil
+	case key == cluster.KeyAge:
+		b.next.Age = cluster.Age{}
 	case strings.HasPrefix(key, cluster.KeyNodes):
 		unset(b, cluster.KeyNodes, &b.next.Nodes, key, (*cluster.Node).Key)
 	case strings.HasPrefix(key, cluster.KeyServices):
@@ -255,6 +278,10 @@ func (b *builder) remove(key string) {
 		unset(b, cluster.KeyReports, &b.next.Reports, key, (*cluster.SharedReport).Key)
 	case strings.HasPrefix(key, cluster.KeyPorts):
 		unset(b, cluster.KeyPorts, &b.next.Ports, key, (*cluster.NodePorts).Key)
+	case strings.HasPrefix(key, cluster.KeyCerts):
+		unset(b, cluster.KeyCerts, &b.next.NodeCerts, key, (*cluster.NodeCerts).Key)
+	case strings.HasPrefix(key, cluster.KeyUsers):
+		unset(b, cluster.KeyUsers, &b.next.Users, key, (*cluster.User).Key)
 	}
 }
 

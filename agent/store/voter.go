@@ -87,6 +87,12 @@ func openVoter(c *Config, clusterToken, state string, initial []string, fresh bo
 	e.Dir = c.DataDir
 	e.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapLogger(c.Log))
 	e.ClientTLSInfo, e.PeerTLSInfo = tls, tls
+	if c.RevokedFile != "" {
+		if err := ensureRevoked(c.RevokedFile); err != nil {
+			return nil, err
+		}
+		e.PeerTLSInfo.CRLFile = c.RevokedFile
+	}
 	e.TlsMinVersion = "TLS1.3"
 	e.ListenClientUrls, e.AdvertiseClientUrls = []url.URL{c.clientURL()}, []url.URL{c.clientURL()}
 	if c.private {
@@ -115,8 +121,11 @@ func openVoter(c *Config, clusterToken, state string, initial []string, fresh bo
 	e.AutoCompactionRetention = "1000"
 	e.EnableGRPCGateway = false
 	e.GRPCKeepAliveMinTime = time.Second
+	if c.Guard != nil { // first: nothing is done for who is refused
+		e.GRPCAdditionalServerOptions = append(e.GRPCAdditionalServerOptions, grpc.ChainUnaryInterceptor(guardUnary(c.Guard)), grpc.ChainStreamInterceptor(guardStream(c.Guard)))
+	}
 	if c.server != nil {
-		e.GRPCAdditionalServerOptions = []grpc.ServerOption{grpc.ChainUnaryInterceptor(c.server)}
+		e.GRPCAdditionalServerOptions = append(e.GRPCAdditionalServerOptions, grpc.ChainUnaryInterceptor(c.server))
 	}
 	// Emulated machines take longer than etcd's 100 ms over almost everything: that is not news.
 	e.WarningApplyDuration = time.Second

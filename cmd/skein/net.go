@@ -203,13 +203,6 @@ func drawNodeNet(t *table, n *api.NodeNet) {
 	}
 }
 
-func yesNo(b bool) string {
-	if b {
-		return "yes"
-	}
-	return "no"
-}
-
 func neighbourText(n *cluster.Neighbour) string {
 	text := n.Name() + " port " + n.Port
 	if n.Bridge {

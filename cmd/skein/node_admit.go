@@ -38,16 +38,23 @@ console, and approve it.`,
 		},
 	}
 	addOutputFlag(pending)
-	var name string
+	var name, rememberBy string
+	var remember bool
 	approve := &cobra.Command{
 		Use: "approve NODE|CODE", Short: "Admit a machine that asks to join", Args: cobra.ExactArgs(1),
 		Long: `approve admits the machine with this code, once. Compare the code with the one on the machine's console: another
-machine, or somebody in between, has another one. By a name it works if one machine asks by that name.`,
-		Example: "  skein node approve 7K2QM-4XN0V\n  skein node approve 7K2QM-4XN0V --name n4",
+machine, or somebody in between, has another one. By a name it works if one machine asks by that name.
+
+A machine without a disk has forgotten its key after a reboot, and has to be approved again. With --remember it
+keeps the key in a variable of its UEFI firmware ('skein node pending' tells whether it can). With --remember-by it is
+put on the list of 'skein node allow', by what it says of itself: that proves nothing, and is for closed networks only.`,
+		Example: "  skein node approve 7K2QM-4XN0V\n  skein node approve 7K2QM-4XN0V --name n4 --remember",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return decide(cmd, api.Decision{Machine: args[0], Approve: true, Name: name})
+			return decide(cmd, api.Decision{Machine: args[0], Approve: true, Name: name, Remember: remember, RememberBy: rememberBy})
 		},
 	}
+	approve.Flags().BoolVar(&remember, "remember", false, "have it keep its key in its UEFI firmware, so that it is not asked about after a reboot")
+	approve.Flags().StringVar(&rememberBy, "remember-by", "", "uuid, serial or mac: admit whoever says to have the machine's (closed networks only)")
 	approve.Flags().StringVar(&name, "name", "", "what to call the node (default: as it asks)")
 	deny := &cobra.Command{
 		Use: "deny NODE|CODE", Short: "Turn down a machine that asks to join, or take back an approval", Args: cobra.ExactArgs(1),
@@ -56,17 +63,17 @@ machine, or somebody in between, has another one. By a name it works if one mach
 			return decide(cmd, api.Decision{Machine: args[0]})
 		},
 	}
-	return []*cobra.Command{pending, approve, deny, allowCommand()}
+	return []*cobra.Command{pending, approve, deny, allowCommand(), inviteCommand()}
 }
 
 func drawPending(t *table, p api.Pending) {
-	t.row("CODE", "NAME", "WAITING", "FROM", "MAC", "UUID", "SERIAL", "MODEL")
+	t.row("CODE", "NAME", "WAITING", "FROM", "MAC", "UUID", "SERIAL", "MODEL", "KEEPS KEY")
 	for _, a := range p.Applicants {
 		var macs []string
 		for _, l := range a.Links {
 			macs = append(macs, l.MAC)
 		}
-		t.row(a.Code, a.Name, a.Waiting.Round(time.Second), a.From, joined(macs), a.MachineID, orDash(a.Serial), orDash(a.Model))
+		t.row(a.Code, a.Name, a.Waiting.Round(time.Second), a.From, joined(macs), a.MachineID, orDash(a.Serial), orDash(a.Model), yesNo(a.Keeps))
 	}
 	for _, a := range p.Applicants {
 		if a.Note != "" {
@@ -228,4 +235,11 @@ func caFingerprint(caPEM string) (string, error) {
 		return "", fmt.Errorf("CA of the context: %w", err)
 	}
 	return pki.KeyHash(cert.PublicKey)
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
 }

@@ -59,7 +59,7 @@ var (
 	sanDisks  = []string{"sd_mod", "sg", "iscsi_tcp", "scsi_dh_alua", "virtio_scsi", "nvme_core", "nvme_tcp"}
 	multipath = []string{"dm_multipath", "dm_round_robin", "dm_queue_length", "dm_service_time"}
 	// ext4 and xfs find their checksums by name, which a node cannot load: crc32c is among what they depend on.
-	fileSystems = []string{"ext4", "xfs", "nfs", "nfsv3", "nfsv4", "dlm", "gfs2"}
+	fileSystems = []string{"ext4", "xfs", "nfs", "nfsv3", "nfsv4", "dlm", "gfs2", "efivarfs"}
 )
 
 // OnDemand returns the modules that a kind of machine loads when they are needed.

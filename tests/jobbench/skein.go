@@ -47,20 +47,19 @@ const bootID = "0b0073d0-0000"
 // newSkein starts a cluster of one node on loopback.
 func newSkein(ctx context.Context, dir string) (*contestant, error) {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	now := time.Now()
-	ca, err := pki.NewCA("bench", "bench", now)
+	ca, err := pki.NewCA("bench", "bench")
 	if err != nil {
 		return nil, err
 	}
 	self := netip.MustParseAddr("127.0.0.1")
 	nodeFiles, err := certificate(ca, filepath.Join(dir, "node"), func(csr *x509.CertificateRequest) ([]byte, error) {
-		return ca.SignNode(csr, "n1", []netip.Addr{self}, now)
+		return ca.SignNode(csr, "n1", []netip.Addr{self}, pki.NewSerial(), pki.Stamp{})
 	})
 	if err != nil {
 		return nil, err
 	}
 	operatorFiles, err := certificate(ca, filepath.Join(dir, "operator"), func(csr *x509.CertificateRequest) ([]byte, error) {
-		return ca.SignOperator(csr, "bench", now)
+		return ca.SignPerson(csr, "bench", pki.RoleOperator, pki.Stamp{})
 	})
 	if err != nil {
 		return nil, err
