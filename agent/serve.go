@@ -47,6 +47,7 @@ type parts struct {
 	balancer *balance.Balancer
 	disks    *disks.Manager
 	shares   *sharedFS
+	boots    *netboots
 	peers    *peers
 
 	state atomic.Pointer[cluster.State]
@@ -162,6 +163,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	run(p.keepImages)
 	run(p.keepSAN)
 	run(p.keepShared)
+	run(p.boots.run)
 	run(p.tellSAN)
 	run(p.disks.Watch)
 	run(p.followDisks)
@@ -215,6 +217,7 @@ func (p *parts) open() error {
 		return err
 	}
 	p.shares = p.openShares(p.m.Meta, &p.m.Node)
+	p.boots = p.openNetboot()
 	p.runner = workload.NewRunner(workload.RunnerConfig{
 		Node: p.a.id.Name, Runtime: p.runtime, Images: ensurer{p}, Volumes: attached{p}, Log: log.With("part", "runner"),
 		Report: p.report,
@@ -299,6 +302,7 @@ func (p *parts) watch(ctx context.Context) {
 		wake(p.warming)
 		wake(p.sans)
 		wake(p.keeping)
+		wake(p.boots.woken)
 		return nil
 	})
 	if err != nil && ctx.Err() == nil {

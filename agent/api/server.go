@@ -36,6 +36,7 @@ type Backend interface {
 	// Disks are those of this node.
 	Disks() Disks
 	SharedFS() SharedFS
+	Netboot() Netboot
 	// SAN is this node's side of the storage network.
 	SAN() NodeSAN
 	// DiscoverSAN has this node ask a portal for its targets (SendTargets).
@@ -138,6 +139,7 @@ func NewServer(b Backend, join http.Handler, role func(*http.Request) (string, s
 	s.handle("GET /v1/clusterdisk", reader, s.showClusterDisk)
 	s.storageRoutes(reader, operator)
 	s.sharedRoutes(reader, operator)
+	s.netbootRoutes(reader, operator)
 	// Where a slow agent spends its time, for `go tool pprof`.
 	s.handle("GET /debug/pprof/profile", operator, func(w http.ResponseWriter, r *http.Request) error { pprof.Profile(w, r); return nil })
 	s.handle("GET /debug/pprof/", operator, func(w http.ResponseWriter, r *http.Request) error { pprof.Index(w, r); return nil })
