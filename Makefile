@@ -66,7 +66,7 @@ build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/skein-san ./qemu/san/init
 
 image: build
-	bin/skein image build --cache $(CACHE) --skeind bin/skeind --out $(IMAGE)
+	bin/skein image build --format lab,pxe,uki,raw --cache $(CACHE) --skeind bin/skeind --out $(IMAGE)
 	bin/skein image demo --cache $(CACHE) --out $(DEMO)
 
 ## deps: install what is missing on a fresh Debian machine

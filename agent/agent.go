@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/skein-os/skein/agent/admission"
 	"github.com/skein-os/skein/agent/cluster"
 	"github.com/skein-os/skein/agent/member"
 	"github.com/skein-os/skein/agent/network"
@@ -39,6 +40,7 @@ type Agent struct {
 	opts Options
 	log  *slog.Logger
 	seed *seed.Seed
+	pin  *admission.Pin // what it was told instead of a seed, nil if it has one
 	id   identity
 
 	san   *san
@@ -102,7 +104,7 @@ func (a *Agent) run(ctx context.Context) error {
 		a.log.Warn("heartbeats may wait for memory", "err", err)
 	}
 	var err error
-	if a.seed, err = seed.Read(a.opts.SeedPath); err != nil {
+	if err = a.readSeed(); err != nil {
 		return err
 	}
 	if a.id, err = readIdentity(a.opts.RunDir, a.seed.Name); err != nil {
@@ -124,12 +126,19 @@ func (a *Agent) run(ctx context.Context) error {
 	}
 	defer a.links.Close()
 	defer a.hb.Close()
-	if err := a.openSAN(ctx); err != nil {
-		return err
+	if a.pin == nil { // else its name there is not known yet
+		if err := a.openSAN(ctx); err != nil {
+			return err
+		}
 	}
 	m, err := a.enter(ctx)
 	if err != nil {
 		return err
+	}
+	if a.pin != nil {
+		if err := a.openSAN(ctx); err != nil {
+			return err
+		}
 	}
 	return a.serve(ctx, m)
 }

@@ -45,6 +45,9 @@ func (a *Agent) enter(ctx context.Context) (*membership, error) {
 	if m != nil || err != nil {
 		return m, err
 	}
+	if a.pin != nil {
+		return a.awaitApproval(ctx)
+	}
 	token, err := admission.ParseToken(a.seed.Token)
 	if err != nil {
 		return nil, err
@@ -295,6 +298,7 @@ func (a *Agent) resume(ctx context.Context) (*membership, error) {
 		a.log.Warn("the remembered membership is of no use, joining anew", "err", err)
 		return nil, nil
 	}
+	a.adopt(&r.Admitted)
 	m := &membership{Admitted: r.Admitted, files: pki.FilesIn(a.path("pki")), resumed: true, nodes: r.Nodes}
 	if m.net, err = network.Setup(m.Meta.Network, m.Node.Number); err != nil {
 		return nil, err

@@ -49,6 +49,7 @@ type parts struct {
 	shares   *sharedFS
 	boots    *netboots
 	peers    *peers
+	jobs     *jobs
 
 	state atomic.Pointer[cluster.State]
 	// publishing and fetching wake who follows the ledger besides the brain; each holds one wake-up.
@@ -167,6 +168,8 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	run(p.tellSAN)
 	run(p.disks.Watch)
 	run(p.followDisks)
+	run(p.jobs.coordinate)
+	run(p.jobs.execute)
 	a.log.Info("node is a member", "node", self.Name, "number", self.Number, "epoch", self.Epoch, "cluster", m.Meta.Name)
 	<-ctx.Done()
 	if !a.ordered() && a.opts.Crash != nil {
@@ -222,7 +225,8 @@ func (p *parts) open() error {
 		Node: p.a.id.Name, Runtime: p.runtime, Images: ensurer{p}, Volumes: attached{p}, Log: log.With("part", "runner"),
 		Report: p.report,
 	})
-	return nil
+	p.jobs, err = p.openJobs()
+	return err
 }
 
 // report takes a status from the runner.
@@ -569,6 +573,7 @@ func (p *parts) serveAPI(ctx context.Context, l net.Listener, serverTLS *tls.Con
 	join := admission.NewServer(p.a.id.Name, p.store, p.a.log.With("part", "admission"))
 	join.Heard = p.heard
 	handler := api.NewServer(&backend{parts: p}, join, pki.Caller, p.a.log.With("part", "api"))
+	handler.HandleJobs(p.jobs)
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true) // joining is one HTTP/1 request on the connection that its proof is bound to
 	protocols.SetHTTP2(true)

@@ -15,7 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/skein-os/skein/images/uki"
+	"github.com/skein-os/skein/images/secureboot"
 	"github.com/skein-os/skein/initramfs/debian"
 	"github.com/skein-os/skein/initramfs/kernel"
 	"github.com/skein-os/skein/initramfs/tree"
@@ -85,6 +85,11 @@ type Options struct {
 	Modules []string
 	// Tools are the C programs to put in; DefaultTools if nil.
 	Tools []string
+	// Set are words for the kernel's command line of the unified image and the disk image, KEY=VALUE. All who have the
+	// image can read them.
+	Set []string
+	// Keys sign the unified image, also in the disk image; nil: it is not signed.
+	Keys *secureboot.Keys
 	// Log gets progress, a line each.
 	Log io.Writer
 }
@@ -96,7 +101,7 @@ var DefaultTools = []string{
 }
 
 // layout is part of the input sum: raise it when this package makes other bytes of the same input.
-const layout = "skein initramfs 2"
+const layout = "skein initramfs 3"
 
 // Build makes the image and returns its manifest. If the output folder already has the image of the
 // same input, whole, it is left as it is and built is false.
@@ -107,8 +112,11 @@ func Build(ctx context.Context, o Options) (m Manifest, built bool, err error) {
 	if o.Tools == nil {
 		o.Tools = DefaultTools
 	}
+	if _, err := o.cmdline(); err != nil {
+		return m, false, err
+	}
 	if len(o.Formats) == 0 {
-		return m, false, errors.New("no format wanted: lab, pxe or uki")
+		return m, false, errors.New("no format wanted: lab, pxe, uki, raw, iso or qcow2")
 	}
 	skeind, err := readProgram(o.Skeind)
 	if err != nil {
@@ -175,7 +183,10 @@ func writeOut(ctx context.Context, o Options, c *content, archive, array []byte,
 		err := debian.Step(o.Log, "compressing the archive ("+kind+")", func() error { return compress(&b, kind, archive) })
 		return b.Bytes(), err
 	}
-	var zst []byte
+	if err := o.addForeign(ctx, m); err != nil {
+		return err
+	}
+	var zst, unified, raw []byte
 	for _, name := range o.outputNames() {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -183,13 +194,21 @@ func writeOut(ctx context.Context, o Options, c *content, archive, array []byte,
 		var data []byte
 		var err error
 		switch name {
-		case StubName, stubLicence, IPXEBIOSName, IPXEUEFIName, ipxeLicence:
+		case StubName, stubLicence, IPXEBIOSName, IPXEUEFIName, ipxeLicence,
+			MBRName, ISOLINUXName, LDLINUXName, isolinuxLicence, syslinuxLicence:
 			data, err = o.foreign(ctx, name)
 		case UKIName:
 			var stub []byte
 			if stub, err = o.foreign(ctx, StubName); err == nil {
-				data, err = uki.Join(uki.Parts{Stub: stub, Kernel: c.bzImage, Initrd: zst, Cmdline: Cmdline, Uname: c.kernel,
-					OSRelease: "ID=skein\nNAME=Skein\nPRETTY_NAME=\"Skein\"\n"})
+				data, err = o.unified(stub, c.bzImage, zst, c.kernel)
+				unified = data
+			}
+		case RawName, ISOName, QCOW2Name:
+			if raw == nil {
+				err = debian.Step(o.Log, "laying out the disk image", func() (err error) { raw, err = o.diskImage(ctx, unified, *m); return err })
+			}
+			if data = raw; err == nil && name == QCOW2Name {
+				data, err = qcow2(raw)
 			}
 		case BzImageName:
 			data = c.bzImage
@@ -237,15 +256,18 @@ func (o *Options) foreign(ctx context.Context, name string) ([]byte, error) {
 func (o *Options) outputNames() []string {
 	var names []string
 	formats := o.Formats
-	if slices.Contains(formats, FormatPXE) || slices.Contains(formats, FormatUKI) {
+	disks := diskNames(formats)
+	withUKI := slices.Contains(formats, FormatUKI) || len(disks) > 0
+	if slices.Contains(formats, FormatPXE) || withUKI {
 		names = append(names, BzImageName, ZstdName)
 	}
 	if slices.Contains(formats, FormatPXE) {
 		names = append(names, IPXEBIOSName, IPXEUEFIName, ipxeLicence)
 	}
-	if slices.Contains(formats, FormatUKI) {
+	if withUKI {
 		names = append(names, StubName, stubLicence, UKIName)
 	}
+	names = append(names, disks...)
 	if slices.Contains(formats, FormatLab) {
 		names = append(names, VmlinuxName, LZ4Name)
 		if o.SAN != "" {
@@ -269,7 +291,7 @@ func inputSum(o Options, skeind, array []byte) (string, error) {
 		return "", err
 	}
 	data, err := json.Marshal([]any{layout, sum(skeind), o.Archive.Pins, o.Profile, modules, later, o.Modules, o.Tools, o.outputNames(),
-		sum(array), san.Modules, san.Tools})
+		sum(array), san.Modules, san.Tools, o.Set, keysSum(o.Keys)})
 	if err != nil {
 		return "", err
 	}

@@ -19,6 +19,7 @@ type Node struct {
 	Name   string
 	Number int
 	Seed   []byte
+	Append string // to this machine's kernel's command line
 }
 
 // State of a machine.

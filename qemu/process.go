@@ -102,7 +102,7 @@ func (l *Lab) arguments(m *Machine, fd map[string]int, shared, incoming bool) []
 	case l.boot != nil:
 		args = append(args, l.boot.firmware()...)
 	default:
-		args = append(args, "-kernel", l.cfg.Kernel, "-initrd", l.cfg.Initrd, "-append", l.cmdline())
+		args = append(args, "-kernel", l.cfg.Kernel, "-initrd", l.cfg.Initrd, "-append", strings.TrimSpace(l.cmdline()+" "+m.node.Append))
 	}
 	if len(m.node.Seed) > 0 {
 		args = append(args, "-fw_cfg", "name="+seed.FwCfgName+",file="+fdPath("seed"))

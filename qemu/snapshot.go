@@ -33,6 +33,7 @@ type savedNode struct {
 	Name   string `json:"name"`
 	Number int    `json:"number"`
 	Seed   []byte `json:"seed"`
+	Append string `json:"append,omitempty"`
 	On     bool   `json:"on"`
 	// RAMFile: memory is in a file of its own and is loaded page by page when it is touched; else it is
 	// in the state.
@@ -109,7 +110,7 @@ func (l *Lab) Save(ctx context.Context, dir string) (err error) {
 	man.Nodes = make([]savedNode, len(all))
 	for i, m := range all {
 		n := &man.Nodes[i]
-		*n = savedNode{Name: m.node.Name, Number: m.node.Number, Seed: m.node.Seed}
+		*n = savedNode{Name: m.node.Name, Number: m.node.Number, Seed: m.node.Seed, Append: m.node.Append}
 		m.mu.Lock()
 		p, frozen := m.proc, m.frozen
 		m.mu.Unlock()
@@ -358,7 +359,7 @@ func (l *Lab) restore(ctx context.Context, man *manifest, dir string) error {
 	}
 	saved := map[string]savedNode{}
 	for _, n := range man.Nodes {
-		if _, err := l.define(Node{Name: n.Name, Number: n.Number, Seed: n.Seed}); err != nil {
+		if _, err := l.define(Node{Name: n.Name, Number: n.Number, Seed: n.Seed, Append: n.Append}); err != nil {
 			return err
 		}
 		saved[n.Name] = n

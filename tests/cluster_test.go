@@ -57,7 +57,7 @@ func (l *labTest) explain() {
 		l.t.Logf("skein %s:\n%s", strings.Join(args, " "), out)
 	}
 	consoles, _ := filepath.Glob(filepath.Join(l.dir, "lab", "*", "console*"))
-	more, _ := filepath.Glob(filepath.Join(l.dir, "lab", "console*"))
+	more, _ := filepath.Glob(filepath.Join(l.dir, "lab", "machines", "*", "console*"))
 	for _, c := range append(consoles, more...) {
 		data, _ := os.ReadFile(c)
 		l.t.Logf("%s:\n%s", filepath.Base(filepath.Dir(c))+"/"+filepath.Base(c), tail(data, 6000))

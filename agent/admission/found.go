@@ -32,6 +32,7 @@ type Admitted struct {
 	HeartbeatKey  []byte   // 32 bytes, for package member's datagrams
 	Endpoints     []string // etcd's; empty for the founder
 	AdmittedBy    string   // node that admitted it, empty for the founder
+	Token         Token    // only of who was approved: it had none
 }
 
 // Found makes a new cluster with this machine as its first node. The transaction is what the ledger
@@ -150,7 +151,7 @@ func (r *Request) node(number uint8, epoch uint64) cluster.Node {
 	return cluster.Node{
 		Name: r.Name, Number: number, MachineID: r.MachineID, BootID: r.BootID, Epoch: epoch,
 		State: cluster.NodeJoining, Reason: "admitted, not ready yet", Links: r.Links, CPUs: r.CPUs, Memory: r.Memory,
-		Labels: r.Labels, Version: r.Software, Witness: r.Witness,
+		Labels: r.Labels, Version: r.Software, Witness: r.Witness, PublicKey: r.key,
 	}
 }
 

@@ -101,7 +101,7 @@ func join(ctx context.Context, dial Dial, addr netip.AddrPort, token Token, key 
 	if err != nil {
 		return nil, err
 	}
-	data, err := exchange(c, addr, envelope{Body: body, Proof: proveRequest(token, ch, body)})
+	data, err := exchange(c, addr, Path, envelope{Body: body, Proof: proveRequest(token, ch, body)})
 	if err != nil {
 		if ctx.Err() != nil {
 			err = errors.Join(context.Cause(ctx), err)
@@ -119,12 +119,12 @@ func join(ctx context.Context, dial Dial, addr netip.AddrPort, token Token, key 
 }
 
 // exchange sends one HTTP request on the connection that the proof is bound to.
-func exchange(c net.Conn, addr netip.AddrPort, env envelope) ([]byte, error) {
+func exchange(c net.Conn, addr netip.AddrPort, path string, env envelope) ([]byte, error) {
 	data, err := json.Marshal(env)
 	if err != nil {
 		return nil, fmt.Errorf("request: %w", err)
 	}
-	r, err := http.NewRequest(http.MethodPost, "https://"+addr.String()+Path, bytes.NewReader(data))
+	r, err := http.NewRequest(http.MethodPost, "https://"+addr.String()+path, bytes.NewReader(data))
 	if err != nil {
 		return nil, fmt.Errorf("request: %w", err)
 	}

@@ -56,6 +56,13 @@ func (m *memory) Read(context.Context) (*cluster.State, error) {
 			st.Nodes = append(st.Nodes, n)
 		}
 	}
+	if rev := m.revs[cluster.KeyAdmission]; rev > 0 {
+		st.Admission = &cluster.Admission{}
+		if err := json.Unmarshal(m.records[cluster.KeyAdmission], st.Admission); err != nil {
+			return nil, err
+		}
+		st.Admission.Revision = rev
+	}
 	slices.SortFunc(st.Nodes, func(a, b cluster.Node) int { return strings.Compare(a.Name, b.Name) })
 	return st, nil
 }
@@ -429,7 +436,7 @@ func TestManInTheMiddle(t *testing.T) {
 func TestNumbersAreAllottedOnce(t *testing.T) {
 	m := newMember(t, nil)
 	m.ledger.beforeCommit = func() {
-		if _, err := NewServer("n1", m.ledger, slog.New(slog.DiscardHandler)).admitNode(t.Context(), new(request("n3", "3", "1"))); err != nil {
+		if _, err := NewServer("n1", m.ledger, slog.New(slog.DiscardHandler)).admitNode(t.Context(), new(request("n3", "3", "1")), tokenGrant); err != nil {
 			t.Error(err)
 		}
 	}

@@ -50,6 +50,11 @@ type Request struct {
 	Witness   bool              `json:"witness,omitempty"`  // it is to vote and to run nothing
 	// Pledge is what this boot has promised to a member that is alone with its ledger.
 	Pledge *cluster.Pledge `json:"pledge,omitempty"`
+	// Serial and Model are of the machine's firmware, for the operator who is to approve it.
+	Serial string `json:"serial,omitempty"`
+	Model  string `json:"model,omitempty"`
+
+	key string // SHA-256 of the public key, if it is what the machine is known by
 }
 
 // answer is what an admitted machine is given.
@@ -87,7 +92,7 @@ func parseEnvelope(data []byte) (*envelope, error) {
 	if err := decodeStrict(data, &e); err != nil {
 		return nil, err
 	}
-	if len(e.Body) == 0 || len(e.Proof) != 32 {
+	if len(e.Body) == 0 || len(e.Proof) < 32 || len(e.Proof) > 80 {
 		return nil, errors.New("message has no body or no proof")
 	}
 	return &e, nil
@@ -135,6 +140,8 @@ func (r *Request) check() error {
 		return fmt.Errorf("%d labels: more than 64", len(r.Labels))
 	case !(r.CPUs >= 0 && r.CPUs <= 1<<16) || r.Memory < 0:
 		return fmt.Errorf("%g CPUs and %d bytes of memory cannot be", r.CPUs, r.Memory)
+	case !printable(r.Serial, 64) || !printable(r.Model, 128):
+		return errors.New("serial number and model must be printable and at most 64 and 128 bytes long")
 	case len(r.Software) > 128:
 		return errors.New("software version is longer than 128 bytes")
 	}

@@ -80,12 +80,16 @@ type Server struct {
 	limits   map[string]*rate.Limiter
 	events   *rate.Limiter
 	silenced int // refusals since the last one that became an event
+
+	applicants applicants
+	news       *rate.Limiter // events of machines that begin to wait
 }
 
 // NewServer makes the handler of POST /v1/join on a node. It must be reached over TLS 1.3.
 func NewServer(node string, l Ledger, log *slog.Logger) *Server {
 	return &Server{node: node, ledger: l, log: log, now: time.Now, within: requestTime,
-		limits: make(map[string]*rate.Limiter), events: rate.NewLimiter(rate.Every(eventEvery), eventBurst)}
+		limits: make(map[string]*rate.Limiter), events: rate.NewLimiter(rate.Every(eventEvery), eventBurst),
+		news: rate.NewLimiter(rate.Every(eventEvery), eventBurst)}
 }
 
 // refused is an error with its HTTP status.
@@ -113,7 +117,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode(refusal{Error: "too many requests to join from " + host})
 		return
 	}
-	data, subject, err := s.serve(w, r)
+	serve := s.serve
+	if r.URL.Path == AskPath {
+		serve = s.serveAsk
+	}
+	data, subject, err := serve(w, r)
 	if err != nil {
 		status := http.StatusInternalServerError
 		var re *refused
@@ -138,16 +146,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) (reply []byte, su
 	if err != nil {
 		return nil, "", refuse(http.StatusBadRequest, "%w", err)
 	}
-	// A stranger that sends slowly, or nothing, must not be waited for without end.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.within))
-	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxMessage))
+	env, err := s.readEnvelope(w, r)
 	if err != nil {
-		return nil, "", refuse(http.StatusRequestEntityTooLarge, "request is incomplete or longer than %d bytes: %w", maxMessage, err)
-	}
-	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // of what follows; the decision may take longer
-	env, err := parseEnvelope(data)
-	if err != nil {
-		return nil, "", refuse(http.StatusBadRequest, "%w", err)
+		return nil, "", err
 	}
 	alone, to, stranded := s.stranded()
 	secret := s.ledger.Secret
@@ -168,7 +169,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) (reply []byte, su
 	var ans *answer
 	switch {
 	case !stranded:
-		ans, err = s.admit(r.Context(), req)
+		ans, err = s.admit(r.Context(), req, tokenGrant)
 	case req.Role == RoleNode:
 		ans, err = s.askAgain(alone, to, req)
 	default:
@@ -183,6 +184,21 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) (reply []byte, su
 	}
 	reply, err = json.Marshal(envelope{Body: body, Proof: proveAnswer(token, ch, env.Body, body)})
 	return reply, req.Name, err
+}
+
+// readEnvelope reads what a stranger sends: a stranger that sends slowly, or nothing, must not be waited for without end.
+func (s *Server) readEnvelope(w http.ResponseWriter, r *http.Request) (*envelope, error) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.within))
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxMessage))
+	if err != nil {
+		return nil, refuse(http.StatusRequestEntityTooLarge, "request is incomplete or longer than %d bytes: %w", maxMessage, err)
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // of what follows; the decision may take longer
+	env, err := parseEnvelope(data)
+	if err != nil {
+		return nil, refuse(http.StatusBadRequest, "%w", err)
+	}
+	return env, nil
 }
 
 func (s *Server) stranded() (alone Survivor, to cluster.Pledge, ok bool) {
@@ -250,7 +266,7 @@ func (s *Server) refusalEvent(ctx context.Context, host, subject string, why err
 	}
 }
 
-func (s *Server) admit(ctx context.Context, req *Request) (*answer, error) {
+func (s *Server) admit(ctx context.Context, req *Request, g grant) (*answer, error) {
 	csr, err := pki.ParseCSR(req.CSR)
 	if err != nil {
 		return nil, refuse(http.StatusBadRequest, "%w", err)
@@ -282,7 +298,7 @@ func (s *Server) admit(ctx context.Context, req *Request) (*answer, error) {
 	if req.Role == RoleOperator {
 		return ans, s.admitOperator(ctx, ca, req, ans)
 	}
-	node, err := s.admitNode(ctx, req)
+	node, err := s.admitNode(ctx, req, g)
 	if err != nil {
 		return nil, err
 	}
@@ -326,7 +342,7 @@ func (s *Server) admitOperator(ctx context.Context, ca *pki.CA, req *Request, an
 }
 
 // admitNode writes the machine's node record, by compare-and-swap against everything it was decided on.
-func (s *Server) admitNode(ctx context.Context, req *Request) (*cluster.Node, error) {
+func (s *Server) admitNode(ctx context.Context, req *Request, g grant) (*cluster.Node, error) {
 	for {
 		// Read first: if another admission comes between, this key has moved on and the commit is refused.
 		var last allotted
@@ -350,18 +366,26 @@ func (s *Server) admitNode(ctx context.Context, req *Request) (*cluster.Node, er
 		if old := st.Node(req.Name); old != nil {
 			rev = old.Revision
 		}
-		_, ok, err := s.ledger.Commit(ctx, cluster.Txn{
+		t := cluster.Txn{
 			Conditions: []cluster.Condition{{Key: node.Key(), Revision: rev}, {Key: keyAllotted, Revision: lastRev}},
 			Puts: []cluster.Put{{Key: node.Key(), Value: node},
 				{Key: keyAllotted, Value: allotted{Node: node.Name, Number: node.Number}}},
 			Events: []cluster.Event{{Time: s.now(), Node: s.node, Kind: cluster.EventNode, Subject: node.Name,
-				Text: event, Why: "it proved the join token"}},
-		})
+				Text: event, Why: g.why}},
+		}
+		if g.used != nil {
+			t.Conditions = append(t.Conditions, cluster.Condition{Key: cluster.KeyAdmission, Revision: g.revision})
+			t.Puts = append(t.Puts, cluster.Put{Key: cluster.KeyAdmission, Value: g.used})
+		}
+		_, ok, err := s.ledger.Commit(ctx, t)
 		if err != nil {
 			return nil, fmt.Errorf("this member cannot admit now: %w", err)
 		}
 		if ok {
 			return node, nil
+		}
+		if g.used != nil {
+			return nil, refuse(http.StatusServiceUnavailable, "somebody else decided about a machine at the same moment: ask again")
 		}
 	}
 }

@@ -100,7 +100,7 @@ type Server struct {
 	role func(*http.Request) (role, name string)
 }
 
-// NewServer makes the API's handler. join answers POST /v1/join, the only request that needs no
+// NewServer makes the API's handler. join answers POST /v1/join and /v1/ask, the only requests that need no
 // certificate; role tells who calls.
 func NewServer(b Backend, join http.Handler, role func(*http.Request) (string, string), log *slog.Logger) *Server {
 	s := &Server{backend: b, log: log, mux: http.NewServeMux(), role: role}
@@ -140,6 +140,7 @@ func NewServer(b Backend, join http.Handler, role func(*http.Request) (string, s
 	s.storageRoutes(reader, operator)
 	s.sharedRoutes(reader, operator)
 	s.netbootRoutes(reader, operator)
+	s.admissionRoutes(join, reader, operator)
 	// Where a slow agent spends its time, for `go tool pprof`.
 	s.handle("GET /debug/pprof/profile", operator, func(w http.ResponseWriter, r *http.Request) error { pprof.Profile(w, r); return nil })
 	s.handle("GET /debug/pprof/", operator, func(w http.ResponseWriter, r *http.Request) error { pprof.Index(w, r); return nil })

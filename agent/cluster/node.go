@@ -36,9 +36,10 @@ type Node struct {
 	Memory    int64             `json:"memory_bytes"` // what services may use, bytes
 	Labels    map[string]string `json:"labels,omitempty"`
 	Version   string            `json:"version"`
-	Watchdog  *Watchdog         `json:"watchdog,omitempty"` // nil: none was found, or it has not been told yet
-	Trouble   *Trouble          `json:"trouble,omitempty"`  // how often it was lost lately, over its boots
-	Leaving   *Leave            `json:"leaving,omitempty"`  // an operator asked for the end of a boot
+	Watchdog  *Watchdog         `json:"watchdog,omitempty"`   // nil: none was found, or it has not been told yet
+	Trouble   *Trouble          `json:"trouble,omitempty"`    // how often it was lost lately, over its boots
+	Leaving   *Leave            `json:"leaving,omitempty"`    // an operator asked for the end of a boot
+	PublicKey string            `json:"public_key,omitempty"` // SHA-256 of the public key it was approved with; empty: it proved the token
 
 	Revision int64 `json:"-"` // ledger's mod revision of this record, filled in by the store
 }

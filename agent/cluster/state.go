@@ -111,6 +111,7 @@ type State struct {
 	FenceRate  FenceRate
 	Watchdogs  []WatchdogPolicy
 	LedgerDisk *ClusterDisk // nil: there is none
+	Admission  *Admission   // nil: nothing was decided yet
 	SANs       []SAN
 	Disks      []Disk
 	Volumes    []VolumeRecord

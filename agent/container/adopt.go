@@ -41,6 +41,9 @@ func (r *Runtime) Adopt(ctx context.Context) ([]Running, error) {
 
 func (r *Runtime) adopt(name string) (Running, bool, error) {
 	b := &box{}
+	if r.holds(name) {
+		return Running{}, false, nil // begun by this agent
+	}
 	data, err := os.ReadFile(r.dir(name, "state.json"))
 	if err == nil {
 		err = json.Unmarshal(data, &b.record)

@@ -60,6 +60,24 @@ func (f Files) load() (*tls.Certificate, error) {
 	return &c, nil
 }
 
+// loadChain is load with the CA's certificate at its end: a machine that knows only the CA's fingerprint needs it.
+func (f Files) loadChain() (*tls.Certificate, error) {
+	c, err := f.load()
+	if err != nil {
+		return nil, err
+	}
+	data, err := os.ReadFile(f.CA)
+	if err != nil {
+		return nil, fmt.Errorf("read the cluster's CA: %w", err)
+	}
+	ca, err := ParseCert(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", f.CA, err)
+	}
+	c.Certificate = append(c.Certificate, ca.Raw)
+	return c, nil
+}
+
 // ServerTLS is for the API's listener: a caller may come without a certificate (to join), but one that
 // it brings must be the cluster's. The certificate is read again at every handshake, so that a renewed
 // one is used.
@@ -75,7 +93,7 @@ func ServerTLS(f Files) (*tls.Config, error) {
 		MinVersion:     tls.VersionTLS13,
 		ClientAuth:     tls.VerifyClientCertIfGiven,
 		ClientCAs:      roots,
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return f.load() },
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return f.loadChain() },
 		// Joining is bound to its connection; a resumed one would be as good, but there is no use for it.
 		SessionTicketsDisabled: true,
 	}, nil

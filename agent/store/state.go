@@ -14,7 +14,7 @@ import (
 )
 
 // statePrefixes are what a State is made of; meta is one key.
-var statePrefixes = []string{cluster.KeyNodes, cluster.KeyServices, cluster.KeyInstances, cluster.KeyStatus, cluster.KeyImages, cluster.KeyBMCs, cluster.KeyFences, cluster.KeyFenceRate, cluster.KeyWatchdogs, cluster.KeySANs, cluster.KeyDisks, cluster.KeyVolumes, cluster.KeyKept, cluster.KeyShared, cluster.KeyReports, cluster.KeyDisk, cluster.KeyNetboot}
+var statePrefixes = []string{cluster.KeyNodes, cluster.KeyServices, cluster.KeyInstances, cluster.KeyStatus, cluster.KeyImages, cluster.KeyBMCs, cluster.KeyFences, cluster.KeyFenceRate, cluster.KeyWatchdogs, cluster.KeySANs, cluster.KeyDisks, cluster.KeyVolumes, cluster.KeyKept, cluster.KeyShared, cluster.KeyReports, cluster.KeyDisk, cluster.KeyNetboot, cluster.KeyAdmission}
 
 // Read reads the whole state as it is now: all that was committed before the call is in it.
 func (s *Store) Read(ctx context.Context) (*cluster.State, error) {
@@ -108,6 +108,13 @@ func (b *builder) put(kv *mvccpb.KeyValue) error {
 		}
 		r.Revision = kv.ModRevision
 		b.next.FenceRate = r
+	case key == cluster.KeyAdmission:
+		var a cluster.Admission
+		if err := json.Unmarshal(kv.Value, &a); err != nil {
+			return err
+		}
+		a.Revision = kv.ModRevision
+		b.next.Admission = &a
 	case strings.HasPrefix(key, cluster.KeyNodes):
 		var v cluster.Node
 		if err := json.Unmarshal(kv.Value, &v); err != nil {
@@ -218,6 +225,8 @@ func (b *builder) remove(key string) {
 		b.next.Netboot = nil
 	case key == cluster.KeyFenceRate:
 		b.next.FenceRate = cluster.FenceRate{}
+	case key == cluster.KeyAdmission:
+		b.next.Admission = nil
 	case strings.HasPrefix(key, cluster.KeyNodes):
 		unset(b, cluster.KeyNodes, &b.next.Nodes, key, (*cluster.Node).Key)
 	case strings.HasPrefix(key, cluster.KeyServices):

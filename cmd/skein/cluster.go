@@ -53,6 +53,6 @@ already: anything else is left alone, and the nodes say what is there ('skein ev
 		},
 	}
 	disk.AddCommand(use, show)
-	cmd.AddCommand(disk)
+	cmd.AddCommand(disk, clusterCACommand())
 	return cmd
 }

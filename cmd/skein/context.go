@@ -102,9 +102,18 @@ func saveContext(name string, c clusterContext) error {
 
 // client makes the API client that the command's flags ask for.
 func client(cmd *cobra.Command) (*api.Client, error) {
-	f, err := readContexts()
+	c, err := chosenContext(cmd)
 	if err != nil {
 		return nil, err
+	}
+	return c.client()
+}
+
+// chosenContext is the context that the command's flags ask for.
+func chosenContext(cmd *cobra.Command) (c clusterContext, err error) {
+	f, err := readContexts()
+	if err != nil {
+		return c, err
 	}
 	name, _ := cmd.Flags().GetString("context")
 	for _, n := range []string{os.Getenv("SKEIN_CONTEXT"), f.Current} {
@@ -113,11 +122,11 @@ func client(cmd *cobra.Command) (*api.Client, error) {
 		}
 	}
 	if name == "" {
-		return nil, errors.New("no cluster to talk to: start one with 'skein lab up'")
+		return c, errors.New("no cluster to talk to: start one with 'skein lab up'")
 	}
 	c, ok := f.Contexts[name]
 	if !ok {
-		return nil, fmt.Errorf("no context %q; 'skein context ls' lists them", name)
+		return c, fmt.Errorf("no context %q; 'skein context ls' lists them", name)
 	}
 	if only, _ := cmd.Flags().GetString("endpoint"); only != "" {
 		if _, _, err := net.SplitHostPort(only); err != nil {
@@ -125,7 +134,7 @@ func client(cmd *cobra.Command) (*api.Client, error) {
 		}
 		c.Endpoints = []string{only}
 	}
-	return c.client()
+	return c, nil
 }
 
 // client makes an API client of a context.

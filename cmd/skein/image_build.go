@@ -7,23 +7,25 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/skein-os/skein/images/demo"
+	"github.com/skein-os/skein/images/secureboot"
 	"github.com/skein-os/skein/initramfs"
 	"github.com/skein-os/skein/initramfs/debian"
 )
 
 // imageBuildCommands are the parts of `skein image` that make images rather than talk to a cluster.
 func imageBuildCommands() []*cobra.Command {
-	return []*cobra.Command{imageBuildCommand(), imageDemoCommand()}
+	return []*cobra.Command{imageBuildCommand(), imageDemoCommand(), imageKeysCommand()}
 }
 
 func imageBuildCommand() *cobra.Command {
-	var cache, out, skeind, array, profile string
-	var formats, tools, modules []string
+	var cache, out, skeind, array, profile, sign string
+	var formats, tools, modules, set []string
 	cmd := &cobra.Command{
 		Use: "build", Short: "Build what machines boot: the kernel and the archive with skeind in it", Args: cobra.NoArgs,
 		Long: `Builds the kernel and the initramfs that machines of a cluster boot.
@@ -33,23 +35,30 @@ folder; nothing is installed and no root is needed. An unchanged input is not bu
 
 Formats: lab is vmlinux and an lz4 archive (for emulators), and the archive of the lab's storage array;
 pxe is bzImage and a zstd archive, with the iPXE programs that old firmware loads first; uki is all in
-one program for UEFI, skein.efi.`,
-		Example: "  skein image build\n  skein image build --format pxe --out /srv/boot\n  skein image build --skeind ./bin/skeind --modules nft_log",
+one program for UEFI, skein.efi. raw (skein.img) is written onto a disk or USB stick as it is and boots there
+by BIOS and UEFI; iso (skein.iso) is the same bytes, for CDs and remote media; qcow2 is that disk for QEMU.
+
+--set puts words onto the kernel's command line in uki, raw, iso and qcow2: everyone who has the image can
+read them, so no secrets. --sign signs for Secure Boot with the keys that 'skein image keys new' made.`,
+		Example: "  skein image build\n  skein image build --format raw --set skein.san=iqn.2026-01.example:array@10.0.0.9 --sign keys\n  skein image build --format pxe --out /srv/boot\n  skein image build --skeind ./bin/skeind --modules nft_log",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			archive, err := packageArchive(cache, cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
 			o := initramfs.Options{
-				Archive: archive, Skeind: skeind, SAN: array, Out: out, Profile: profile, Modules: modules, Tools: tools,
+				Archive: archive, Skeind: skeind, SAN: array, Out: out, Profile: profile, Modules: modules, Tools: tools, Set: set,
 				Log: cmd.ErrOrStderr(),
 			}
 			for _, f := range formats {
-				switch f := initramfs.Format(f); f {
-				case initramfs.FormatLab, initramfs.FormatPXE, initramfs.FormatUKI:
-					o.Formats = append(o.Formats, f)
-				default:
-					return &usageError{fmt.Errorf("no format %q; there is: lab, pxe, uki", f)}
+				if !slices.Contains(initramfs.Formats, initramfs.Format(f)) {
+					return &usageError{fmt.Errorf("no format %q; there is: %s", f, formatNames())}
+				}
+				o.Formats = append(o.Formats, initramfs.Format(f))
+			}
+			if sign != "" {
+				if o.Keys, err = secureboot.Load(sign); err != nil {
+					return err
 				}
 			}
 			m, built, err := initramfs.Build(cmd.Context(), o)
@@ -65,7 +74,9 @@ one program for UEFI, skein.efi.`,
 	fl.StringVar(&out, "out", "", "folder for the result (default: image in the cache folder)")
 	fl.StringVar(&skeind, "skeind", "", "the node's program, static (default: skeind beside this program)")
 	fl.StringVar(&array, "san", "", "the program of the lab's storage array, static (default: skein-san beside this program, if it is there)")
-	fl.StringSliceVar(&formats, "format", []string{"lab", "pxe", "uki"}, "what to write: lab, pxe, uki")
+	fl.StringSliceVar(&formats, "format", []string{"lab", "pxe", "uki"}, "what to write: "+formatNames())
+	fl.StringArrayVar(&set, "set", nil, "KEY=VALUE for the kernel's command line of uki, raw, iso and qcow2")
+	fl.StringVar(&sign, "sign", "", "folder of 'skein image keys new': sign for Secure Boot")
 	fl.StringVar(&profile, "profile", "virtual", "kind of machine, which decides the kernel modules")
 	fl.StringSliceVar(&modules, "modules", nil, "further kernel modules")
 	fl.StringSliceVar(&tools, "tools", initramfs.DefaultTools, "C programs to put in")

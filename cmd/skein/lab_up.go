@@ -252,10 +252,10 @@ func labDialer(hostPort string) (func(ctx context.Context, network, addr string)
 
 func labAddCommand() *cobra.Command {
 	var token string
-	var witness bool
+	var witness, approval bool
 	cmd := &cobra.Command{
 		Use: "add", Short: "Add a machine that joins the cluster", Args: cobra.NoArgs,
-		Example: "  skein lab add\n  skein lab add --witness   # it only votes\n  skein lab add --token $(openssl rand -hex 32)   # a stranger: watch it being refused",
+		Example: "  skein lab add\n  skein lab add --witness   # it only votes\n  skein lab add --token $(openssl rand -hex 32)   # a stranger: watch it being refused\n  skein lab add --approval   # then skein node pending, skein node approve CODE",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			dir, err := labDir(cmd)
 			if err != nil {
@@ -277,6 +277,13 @@ func labAddCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if approval {
+				pin, err := clusterPin(cmd)
+				if err != nil {
+					return fmt.Errorf("fingerprint of the lab's cluster: %w", err)
+				}
+				n.Seed, n.Append = nil, pin.Words()
+			}
 			if err := client.Call(cmd.Context(), daemon.Call{Op: daemon.OpAdd, New: &n}); err != nil {
 				return err
 			}
@@ -288,6 +295,10 @@ func labAddCommand() *cobra.Command {
 				return err
 			}
 			steps.end()
+			if approval {
+				fmt.Fprintf(cmd.OutOrStdout(), "%[1]s is up and asks to join: 'skein lab console %[1]s' shows its code, 'skein node pending' those who wait\n", n.Name)
+				return nil
+			}
 			if cluster, err := labClusterClient(); err == nil {
 				if err := setLabBMCs(ctx, cluster, dir, n.Name); err != nil {
 					fmt.Fprintf(cmd.ErrOrStderr(), "the cluster cannot switch %s off yet: %v\n", n.Name, err)
@@ -298,6 +309,7 @@ func labAddCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&witness, "witness", false, "it only votes and runs no services")
+	cmd.Flags().BoolVar(&approval, "approval", false, "give it no token but the fingerprint of the cluster's CA: it waits for 'skein node approve'")
 	cmd.Flags().StringVar(&token, "token", "", "the join token to give it, 64 hexadecimal digits (default: the lab's)")
 	return cmd
 }

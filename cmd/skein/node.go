@@ -36,6 +36,7 @@ func nodeCommand() *cobra.Command {
 		},
 	}
 	addOutputFlag(ls)
+	cmd.AddCommand(admitCommands()...)
 	cmd.AddCommand(ls, nodeBMCCommand(),
 		nodeAction("drain", "Move the services of a node elsewhere and give it no new ones", func(ctx context.Context, c *api.Client, node string) error {
 			if err := c.NodeAction(ctx, node, "drain"); err != nil {

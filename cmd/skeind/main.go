@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/skein-os/skein/agent/job/worker"
 	"github.com/skein-os/skein/agent/pid1"
 )
 
@@ -24,6 +25,9 @@ const (
 var version = "development"
 
 func main() {
+	if worker.Called(os.Args) { // the first process too, but of a container
+		os.Exit(worker.Main())
+	}
 	if os.Getpid() == 1 {
 		pid1.Run(pid1.Config{})
 	}

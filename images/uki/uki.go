@@ -39,6 +39,10 @@ const (
 	minOptional        = 68
 	sectionHeader      = 40
 
+	// cdSector is what each part begins at a multiple of, so that a CD's file system, too, can name it (package disk).
+	// The part before it is filled up: bytes that are in no section are in no signature.
+	cdSector = 2048
+
 	initializedDataFlag, readFlag = 0x40, 0x40000000
 )
 
@@ -99,7 +103,7 @@ func Join(p Parts) ([]byte, error) {
 		}
 		out = append(out, make([]byte, up(uint32(len(out)), fileAlign)-uint32(len(out)))...)
 		size, address := uint32(len(part.data)), up(memoryEnd, memoryAlign)
-		raw := up(size, fileAlign)
+		raw := up(uint32(len(out))+size, max(fileAlign, cdSector)) - uint32(len(out))
 		h := out[table+(count+i)*sectionHeader:][:sectionHeader]
 		clear(h)
 		copy(h, part.name)

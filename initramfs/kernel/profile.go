@@ -12,6 +12,9 @@ import (
 var profiles = map[string][]string{
 	// virtual: QEMU machines with virtio devices.
 	"virtual": slices.Concat(virtio, watchdogs, containers, filters),
+	// server: rack servers, with the network cards, disk controllers and consoles that they have. No firmware is with
+	// them: what Debian may ship of it is in non-free-firmware, which is no part of Skein.
+	"server": slices.Concat(virtio, watchdogs, serverWatchdogs, cards, controllers, consoles, containers, filters),
 	// san: the lab's storage array, whose first program loads all by itself.
 	"san": nil,
 }
@@ -21,7 +24,18 @@ var (
 		"virtio_pci", "virtio_net", "virtio_blk", "virtio_console", "virtio_rng", "qemu_fw_cfg",
 		"vsock", "vsock_loopback", "vmw_vsock_virtio_transport",
 	}
-	watchdogs  = []string{"i6300esb", "softdog"}
+	watchdogs = []string{"i6300esb", "softdog"}
+	// serverWatchdogs come before the software's.
+	serverWatchdogs = []string{"iTCO_wdt", "sp5100_tco", "hpwdt", "ipmi_si", "ipmi_devintf", "ipmi_watchdog"}
+	cards           = []string{
+		"e1000e", "igb", "igc", "ixgbe", "i40e", "ice", "bnxt_en", "tg3", "mlx4_en", "mlx5_core", "r8169", "be2net", "qede",
+		"bnx2x", "ena", "vmxnet3", "bonding", "8021q",
+	}
+	controllers = []string{
+		"ahci", "ata_piix", "nvme", "mpt3sas", "megaraid_sas", "smartpqi", "hpsa", "aacraid", "lpfc", "qla2xxx", "mptsas",
+		"vmw_pvscsi", "virtio_scsi", "sd_mod",
+	}
+	consoles   = []string{"xhci_pci", "ehci_pci", "usb_storage", "uas", "usbhid"}
 	containers = []string{"af_packet", "ipv6", "bridge", "veth", "dummy", "overlay", "inet_diag", "tcp_diag"}
 	// filters: nftables has no way to load an expression's module on a node, so all that the balancer
 	// and the lease guard use are here: sets with timeouts and verdict maps, the arp, inet and netdev
@@ -37,6 +51,7 @@ var (
 // boots as fast as if none of it were there.
 var onDemand = map[string][]string{
 	"virtual": slices.Concat(sanDisks, multipath, fileSystems),
+	"server":  slices.Concat(sanDisks, multipath, fileSystems),
 	"san":     san.Modules,
 }
 
