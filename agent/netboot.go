@@ -16,6 +16,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/skein-os/skein/agent/api"
 	"github.com/skein-os/skein/agent/cluster"
 	"github.com/skein-os/skein/netboot"
@@ -37,12 +39,42 @@ type netboots struct {
 
 	mu     sync.Mutex
 	server *netboot.Server // nil: not serving
+	pace   *rate.Limiter   // of boot files between nodes, all together
 	begun  time.Time       // when it began to serve
 	why    string          // it does not serve
 }
 
+const (
+	// transferRate is how fast this node takes boot files from others and gives them, bytes a second: nobody waits for them, and
+	// TLS at full speed would keep the processor of a small machine from its heartbeats.
+	transferRate  = 4 << 20
+	transferPiece = 64 << 10
+)
+
+// paced reads no faster than the node may transfer boot files.
+type paced struct {
+	io.Reader
+	pace *rate.Limiter
+}
+
+func (r paced) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p[:min(len(p), transferPiece)])
+	if werr := r.pace.WaitN(context.Background(), n); werr != nil { // never: a piece is not larger than the limiter's burst
+		return n, werr
+	}
+	return n, err
+}
+
+// pacedFile is a file that is read by paced.
+type pacedFile struct {
+	*os.File
+	paced
+}
+
+func (f pacedFile) Read(p []byte) (int, error) { return f.paced.Read(p) }
+
 func (p *parts) openNetboot() *netboots {
-	return &netboots{p: p, dir: p.a.path("netboot"), woken: make(chan struct{}, 1)}
+	return &netboots{p: p, dir: p.a.path("netboot"), woken: make(chan struct{}, 1), pace: rate.NewLimiter(transferRate, transferPiece)}
 }
 
 // Netboot implements api.Backend.
@@ -284,7 +316,7 @@ func (n *netboots) Store(r io.Reader) (f cluster.NetbootFile, err error) {
 	}
 	defer os.Remove(tmp.Name()) // there is none after the rename
 	sum := sha256.New()
-	f.Size, err = io.Copy(io.MultiWriter(tmp, sum), io.LimitReader(r, cluster.MaxNetbootFile+1))
+	f.Size, err = io.Copy(io.MultiWriter(tmp, sum), io.LimitReader(paced{r, n.pace}, cluster.MaxNetbootFile+1))
 	if err := errors.Join(err, tmp.Close()); err != nil {
 		return f, err
 	}
@@ -300,7 +332,11 @@ func (n *netboots) Open(digest string) (io.ReadSeekCloser, error) {
 	if !cluster.IsSHA256(digest) {
 		return nil, fmt.Errorf("%q is no SHA-256 in hex", digest)
 	}
-	return os.Open(n.path(digest))
+	f, err := os.Open(n.path(digest))
+	if err != nil {
+		return nil, err
+	}
+	return pacedFile{f, paced{f, n.pace}}, nil
 }
 
 // Status implements api.Netboot.

@@ -57,7 +57,7 @@ one before.`,
 	fl.StringVar(&image, "image", "", "folder of the image (default: $"+imageEnv+", or cache/image beside bin)")
 	fl.Uint16Var(&req.Port, "port", 80, "for HTTP; some firmware asks on port 80 only")
 	fl.StringVar(&req.Cmdline, "cmdline", initramfs.Cmdline, "what kernels are told, the same on every machine; the unified image has its own")
-	fl.DurationVar(&wait, "wait", time.Minute, "how long to wait until the members answer; 0: do not")
+	fl.DurationVar(&wait, "wait", 2*time.Minute, "how long to wait until the members answer; 0: do not")
 	return cmd
 }
 
