@@ -52,6 +52,7 @@ func makeSpec(in specInput) (*specs.Spec, error) {
 	if cwd = path.Clean("/" + cwd); strings.ContainsRune(cwd, 0) {
 		return nil, fmt.Errorf("working directory %q: it holds a zero byte", cwd)
 	}
+	score := serviceScore
 	s := &specs.Spec{
 		Version:  "1.0.2",
 		Hostname: in.hostname,
@@ -61,6 +62,7 @@ func makeSpec(in specInput) (*specs.Spec, error) {
 			User: in.user, Args: args, Cwd: cwd,
 			Env:             environment(svc, in.image, in.home),
 			NoNewPrivileges: true,
+			OOMScoreAdj:     &score,
 			// No ambient set: a program that is not root gets none of them by exec.
 			Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
 			Rlimits:      []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: in.noFile, Hard: in.noFile}, {Type: "RLIMIT_CORE"}},
@@ -233,6 +235,10 @@ func bind(source, target string) specs.Mount {
 
 // cpuPeriod is the kernel's default: CPU time is given out anew every 100,000 µs.
 const cpuPeriod = 100_000
+
+// serviceScore is a service's score for the out-of-memory killer: higher than any process of the machine's own,
+// so that a machine whose memory runs out loses a service, which the plan starts again, and not the agent.
+const serviceScore = 100
 
 // answeringShares is the weight of a service that answers on a floating address, four times the usual one
 // (1024): when a node takes over several services at once, those that somebody waits for start first.

@@ -30,7 +30,8 @@ type Machine struct {
 var _ World = (*Machine)(nil)
 
 // agentScore protects the agent from the out-of-memory killer, not absolutely: an agent that leaks must die
-// before the kernel runs out of others. Whatever the agent starts inherits it; a container has its own.
+// before the kernel runs out of others. PID 1, which the kernel never kills for memory, takes it on for itself: so
+// the agent has it from its first instruction, and whatever the agent starts; a container has its own.
 const agentScore = "-900"
 
 // AgentLogPath is the newest output of the agent, at most 1 MiB.
@@ -53,6 +54,9 @@ func (m *Machine) prepareAgent(command []string) error {
 		command = []string{"agent"}
 	}
 	m.program = "/proc/self/exe"
+	if err := writeFile("/proc/self/oom_score_adj", agentScore); err != nil {
+		m.console.logf("protect the agent when memory runs out: %v", err)
+	}
 	// The program's first argument is its name, for whoever looks at a list of processes.
 	m.command = append([]string{"skeind"}, command...)
 	var err error
@@ -119,9 +123,6 @@ func (m *Machine) StartAgent() (int, io.ReadWriteCloser, error) {
 	if err != nil {
 		conn.Close()
 		return 0, nil, fmt.Errorf("run %s: %w", m.program, err)
-	}
-	if err := writeFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), agentScore); err != nil {
-		m.console.logf("protect the agent when memory runs out: %v", err)
 	}
 	return pid, conn, nil
 }
