@@ -263,6 +263,21 @@ func describeOrder(o san.Order) string {
 		return fmt.Sprintf("portal on lan%d refuses", o.Portal)
 	case san.OpAccept:
 		return fmt.Sprintf("portal on lan%d accepts", o.Portal)
+	case san.OpResize:
+		return fmt.Sprintf("%s has %d bytes", which, o.Size)
+	case san.OpWithdraw:
+		return which + " withdrawn"
+	case san.OpPresent:
+		return which + " presented"
+	case san.OpDeny:
+		return "target restarted, no reservations on " + which
+	case san.OpAllow:
+		return "target restarted, reservations on " + which
+	case san.OpCHAP:
+		if o.User == "" {
+			return "anybody may log in"
+		}
+		return "CHAP demanded of user " + o.User
 	}
 	return string(o.Op)
 }

@@ -192,6 +192,40 @@ func TestSAN(t *testing.T) {
 	order(t, l, san.Order{Op: san.OpAccept, Portal: 0})
 	login(t, l, 0, initiatorA)
 
+	// What cheap and broken arrays do.
+	if status = order(t, l, san.Order{Op: san.OpResize, LUN: 1, Size: 1 << 30}); status.LUNs[1].Size != 1<<30 {
+		t.Errorf("resized: got %+v", status.LUNs[1])
+	}
+	if _, err := l.OrderSAN(t.Context(), san.Order{Op: san.OpResize, LUN: 1, Size: 3 << 30}); err == nil {
+		t.Error("a LUN was made larger than its disk")
+	}
+	order(t, l, san.Order{Op: san.OpResize, LUN: 1, Size: 2 << 30})
+	order(t, l, san.Order{Op: san.OpWithdraw, LUN: 1})
+	if got, err := d.LUNs(); err != nil || !slices.Equal(got, []int{0}) {
+		t.Errorf("LUNs without the withdrawn one: got %v, %v", got, err)
+	}
+	order(t, l, san.Order{Op: san.OpPresent, LUN: 1})
+	if got, err := d.LUNs(); err != nil || !slices.Equal(got, []int{0, 1}) {
+		t.Errorf("LUNs: got %v, %v", got, err)
+	}
+	order(t, l, san.Order{Op: san.OpDeny, LUN: 0})
+	c = login(t, l, 0, "iqn.2026-01.dev.skein.test:c")
+	if err := c.Register(0, 0xc, true); !errors.As(err, &refused) {
+		t.Errorf("register on a LUN without reservations: got %v", err)
+	}
+	wantKeys(t, c, 1, 0xa1)
+	order(t, l, san.Order{Op: san.OpAllow, LUN: 0})
+	order(t, l, san.Order{Op: san.OpCHAP, User: "u", Secret: "twelve letters"})
+	conn, err := l.Dial(t.Context(), "tcp", Addr(0, san.Number).String()+":3260")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Login(conn, initiatorA, san.Target, [6]byte{0x80, 1}); err == nil {
+		t.Error("logged in without CHAP")
+	}
+	conn.Close()
+	order(t, l, san.Order{Op: san.OpCHAP})
+
 	// Another lab in the same folder: the same disks.
 	l.Close()
 	l = startSANLab(t, cfg)

@@ -268,6 +268,7 @@ func TestClusterLosesMachinesAndCarriesOn(t *testing.T) {
 	l.grow()
 	l.refuse()
 	l.badInput()
+	l.memoryRunsOut()
 	l.checkWire("web", "10.77.9.10")
 }
 
@@ -388,4 +389,39 @@ func (l *labTest) badInput() {
 		l.try(time.Minute, "rm", "bad")
 	}
 	l.await("healthy after bad input", func(st api.Status) bool { return st.Healthy })
+}
+
+// memoryRunsOut has a service without a limit take all memory of its node. It is killed, and neither its neighbours nor
+// the agent are.
+func (l *labTest) memoryRunsOut() {
+	l.t.Helper()
+	file := filepath.Join(l.dir, "compose.yaml")
+	const compose = `services:
+  hog:
+    image: demo/reports:1
+    entrypoint: ["/usr/bin/busybox", "sh", "-c"]
+    command: ["x=0123456789abcdef; while true; do x=$$x$$x; done"]
+`
+	if err := os.WriteFile(file, []byte(compose), 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	st := l.await("healthy before memory runs out", func(st api.Status) bool { return st.Healthy })
+	before, nodes := lives(st), st.Nodes
+	l.try(time.Minute, "deploy", "-f", file, "greedy", "--detach")
+	var said string
+	l.until("it is said that the hog was killed for memory", func() bool {
+		said, _ = l.try(30*time.Second, "ps")
+		return strings.Contains(said, "memory")
+	})
+	l.t.Log(said)
+	l.run("rm", "greedy")
+	st = l.await("healthy after memory ran out", func(st api.Status) bool { return st.Healthy && len(st.Services) == 3 })
+	if after := lives(st); after != before {
+		l.t.Errorf("memory ran out, and other services were hit: %s, before it %s", after, before)
+	}
+	for _, was := range nodes {
+		if n := nodeOf(st, was.Name); n == nil || n.BootID != was.BootID || n.Epoch != was.Epoch {
+			l.t.Errorf("memory ran out, and a node was lost: %+v, before it %+v", n, was)
+		}
+	}
 }

@@ -14,7 +14,8 @@ import (
 	"github.com/skein-os/skein/agent/cluster"
 )
 
-// counterCompose is a service that counts on a volume, and says a number only when it is on the disk.
+// counterCompose is a service that counts on a volume, and says a number only when it is on the disk: dd does nothing but
+// fsync, which fails if the journal could not be written. Sync would not tell.
 const counterCompose = `services:
   counter:
     image: demo/reports:1
@@ -26,7 +27,7 @@ const counterCompose = `services:
         echo "begins at $$n"
         while true; do
           n=$$((n+1))
-          echo $$n > /data/new && busybox mv /data/new /data/n && busybox sync && echo "kept $$n"
+          echo $$n > /data/new && busybox mv /data/new /data/n && busybox dd if=/dev/null of=/data/n conv=notrunc,fsync 2>/dev/null && echo "kept $$n"
           busybox sleep 0.1
         done
     stop_grace_period: 2s

@@ -24,6 +24,10 @@ type Client struct {
 	// AttemptTimeout is how long one node may take to start answering before the next is asked, for
 	// requests without a body.
 	AttemptTimeout time.Duration
+	// Patience is how long a request that may be made twice is tried again while the cluster answers that its ledger
+	// takes nothing, as it does for a moment when it loses the node that led it. Waiting, if set, is told of each try.
+	Patience time.Duration
+	Waiting  func(error)
 
 	last int // the endpoint that answered last
 }
@@ -124,7 +128,40 @@ type ResponseError struct {
 
 func (e *ResponseError) Error() string { return e.Message }
 
+// get makes a request whose answer is JSON. All but POST may be made twice: they say how something is to be.
 func (c *Client) get(ctx context.Context, method, path string, query url.Values, body, into any) error {
+	if method == http.MethodPost {
+		return c.once(ctx, method, path, query, body, into)
+	}
+	return c.patiently(ctx, method, path, query, body, into)
+}
+
+// patiently makes a request again while there is hope.
+func (c *Client) patiently(ctx context.Context, method, path string, query url.Values, body, into any) error {
+	deadline := time.Now().Add(c.Patience)
+	tried := false
+	for pause := 250 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		err := c.once(ctx, method, path, query, body, into)
+		var refused *ResponseError
+		switch {
+		case tried && method == http.MethodDelete && errors.As(err, &refused) && refused.Status == http.StatusNotFound:
+			return nil // the try before had done it
+		case !errors.As(err, &refused) || refused.Status != http.StatusServiceUnavailable || time.Now().Add(pause).After(deadline):
+			return err
+		}
+		tried = true
+		if c.Waiting != nil {
+			c.Waiting(err)
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause):
+		}
+	}
+}
+
+func (c *Client) once(ctx context.Context, method, path string, query url.Values, body, into any) error {
 	var r io.Reader
 	if body != nil {
 		data, err := json.Marshal(body)
@@ -294,7 +331,11 @@ func (c *Client) PullImage(ctx context.Context, ref string) ([]cluster.Image, er
 
 // NodeAction asks for drain, undrain, release, reboot, poweroff or restart-agent of a node.
 func (c *Client) NodeAction(ctx context.Context, node, action string) error {
-	return c.get(ctx, http.MethodPost, "/v1/nodes/"+url.PathEscape(node)+"/"+action, nil, struct{}{}, nil)
+	send := c.once
+	if action == "drain" || action == "undrain" {
+		send = c.patiently // they say how the node is to be
+	}
+	return send(ctx, http.MethodPost, "/v1/nodes/"+url.PathEscape(node)+"/"+action, nil, struct{}{}, nil)
 }
 
 // RemoveNode takes a drained or lost node out of the cluster.

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestImageIsSentAgain: the node that an archive is sent to dies in the middle of it.
@@ -53,5 +54,47 @@ func TestRemovalWithoutAnAnswer(t *testing.T) {
 	c = &Client{HTTP: http.DefaultClient, Endpoints: []string{alive.URL}}
 	if err := c.RemoveNode(t.Context(), "n4"); err == nil {
 		t.Error("got no error for a node that nobody knows")
+	}
+}
+
+// TestChangesAreTriedAgain: a ledger that has just lost its leader takes nothing for a moment.
+func TestChangesAreTriedAgain(t *testing.T) {
+	var asked, refusals int
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if asked++; asked <= refusals {
+			http.Error(w, `{"error":"the ledger did not take it"}`, http.StatusServiceUnavailable)
+			return
+		}
+		if r.Method == http.MethodDelete {
+			http.Error(w, `{"error":"there is no such stack"}`, http.StatusNotFound)
+			return
+		}
+		_, _ = io.WriteString(w, `{}`)
+	}))
+	defer server.Close()
+	told := 0
+	c := &Client{HTTP: http.DefaultClient, Endpoints: []string{server.URL}, Patience: 10 * time.Second, Waiting: func(error) { told++ }}
+	for _, tt := range []struct {
+		name     string
+		refusals int
+		do       func() error
+		asked    int
+		ok       bool
+	}{
+		{"deploy", 1, func() error { _, err := c.Deploy(t.Context(), "s", nil); return err }, 2, true},
+		{"drain", 1, func() error { return c.NodeAction(t.Context(), "n1", "drain") }, 2, true},
+		{"reboot, which might be done twice", 1, func() error { return c.NodeAction(t.Context(), "n1", "reboot") }, 1, false},
+		{"removed by a try that seemed to fail", 1, func() error { return c.RemoveNode(t.Context(), "n1") }, 2, true},
+		{"removed by nobody", 0, func() error { return c.RemoveNode(t.Context(), "n1") }, 1, false},
+	} {
+		asked, refusals, told = 0, tt.refusals, 0
+		if err := tt.do(); (err == nil) != tt.ok || asked != tt.asked || told != asked-1 {
+			t.Errorf("%s: asked %d times, told %d, got %v; want %d times, well: %v", tt.name, asked, told, err, tt.asked, tt.ok)
+		}
+	}
+	c.Patience = 0
+	asked, refusals = 0, 9
+	if _, err := c.Deploy(t.Context(), "s", nil); err == nil || asked != 1 {
+		t.Errorf("without patience: asked %d times, got %v", asked, err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/skein-os/skein/agent/cluster"
@@ -22,11 +23,11 @@ func (s *Server) setNodeState(w http.ResponseWriter, r *http.Request, to cluster
 	if err != nil {
 		return err
 	}
-	ok := false
-	for _, f := range from {
-		ok = ok || n.State == f
+	if n.State == to || to == cluster.NodeDraining && n.State == cluster.NodeDrained {
+		writeJSON(w, http.StatusOK, n)
+		return nil
 	}
-	if !ok {
+	if !slices.Contains(from, n.State) {
 		return conflict("node %s is %s", n.Name, n.State)
 	}
 	next := *n

@@ -162,7 +162,14 @@ func (c clusterContext) client() (*api.Client, error) {
 	}
 	// A node that loses power sends no reset: pings find out, or a follower of events would wait for ever.
 	transport.HTTP2 = &http.HTTP2Config{SendPingTimeout: 2 * time.Second, PingTimeout: 5 * time.Second}
-	client := &api.Client{HTTP: &http.Client{Transport: transport}, AttemptTimeout: 5 * time.Second}
+	told := false
+	client := &api.Client{HTTP: &http.Client{Transport: transport}, AttemptTimeout: 5 * time.Second, Patience: 20 * time.Second,
+		Waiting: func(err error) {
+			if !told {
+				fmt.Fprintf(os.Stderr, "trying again for 20 seconds: %v\n", err)
+			}
+			told = true
+		}}
 	for _, e := range c.Endpoints {
 		client.Endpoints = append(client.Endpoints, "https://"+e)
 	}

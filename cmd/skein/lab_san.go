@@ -70,7 +70,10 @@ console', 'link', 'loss', 'delay', 'freeze' and 'power' work on it too.`,
 		Example: "  skein lab up --san\n  skein lab san show\n  skein lab san portal A down\n  skein lab san slow 1 --delay 500ms\n  skein lab san power off",
 	}
 	cmd.AddCommand(labSANShowCommand(), labSANPortalCommand(), labSANSlowCommand(), labSANFastCommand(), labSANLoseCommand(),
-		labSANRestartCommand(), labSANPowerCommand())
+		labSANRestartCommand(), labSANPowerCommand(), labSANResizeCommand(), labSANSwitchCommand("lun", "present|withdraw",
+			"Give a LUN to the nodes, or take it away from them", san.OpPresent, san.OpWithdraw),
+		labSANSwitchCommand("reservations", "allow|deny", "Have LUNs with persistent reservations, or without, as cheap arrays", san.OpAllow, san.OpDeny),
+		labSANCHAPCommand())
 	return cmd
 }
 
@@ -112,6 +115,12 @@ func drawSAN(t *table, st *san.Status, machine *qemu.Status) {
 		}
 		if l.Holder != "" && l.Type != "" {
 			holder += " (" + l.Type + ")"
+		}
+		if l.Unreserved {
+			holder = "no reservations"
+		}
+		if l.Withdrawn {
+			holder = "withdrawn"
 		}
 		t.row(l.Number, bytesText(l.Size), l.WWN, delay, len(l.Registered), holder)
 	}
@@ -278,6 +287,73 @@ button is pressed: portals are dead without a word until it is up again. Registr
 		},
 	}
 	cmd.Flags().BoolVar(&machine, "machine", false, "press the machine's reset button")
+	return cmd
+}
+
+func labSANResizeCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "resize LUN SIZE", Short: "Give a LUN another size, at most the one it was made with", Args: cobra.ExactArgs(2),
+		Long:    "resize tells nobody: nodes see the size when they ask for it, as 'skein volume grow' does.",
+		Example: "  skein lab san resize 1 1G\n  skein lab san resize 1 2G",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			lun, err := parseLUN(args[:1])
+			if err != nil {
+				return err
+			}
+			size, err := units.RAMInBytes(args[1])
+			if err != nil || size < 1<<20 {
+				return &usageError{fmt.Errorf("size %q: must be 1M or more, as in 512M or 2G", args[1])}
+			}
+			return labSANOrder(cmd, san.Order{Op: san.OpResize, LUN: lun, Size: size})
+		},
+	}
+}
+
+// labSANSwitchCommand has what a LUN is or does switched on, or off.
+func labSANSwitchCommand(name, words, short string, on, off san.Op) *cobra.Command {
+	yes, no, _ := strings.Cut(words, "|")
+	return &cobra.Command{
+		Use: name + " " + words + " [LUN]", Short: short, Args: cobra.RangeArgs(1, 2), ValidArgs: []string{yes, no},
+		Example: fmt.Sprintf("  skein lab san %s %s 1\n  skein lab san %s %s 1", name, no, name, yes),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := oneOf(name, args[0], yes, no); err != nil {
+				return err
+			}
+			lun, err := parseLUN(args[1:])
+			if err != nil {
+				return err
+			}
+			op := off
+			if args[0] == yes {
+				op = on
+			}
+			return labSANOrder(cmd, san.Order{Op: op, LUN: lun})
+		},
+	}
+}
+
+func labSANCHAPCommand() *cobra.Command {
+	var user, file string
+	cmd := &cobra.Command{
+		Use: "chap", Short: "Demand CHAP of who logs in, or of nobody", Args: cobra.NoArgs,
+		Long:    "chap demands a user and the secret in a file ('-': the standard input) of who logs in from now on; sessions stay. Without --user, of nobody.",
+		Example: "  skein lab san chap --user skein --secret-file secret\n  skein lab san chap",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o := san.Order{Op: san.OpCHAP, User: user}
+			if (user == "") != (file == "") {
+				return &usageError{errors.New("--user and --secret-file go together")}
+			}
+			if user != "" {
+				var err error
+				if o.Secret, err = readSecret(cmd, file); err != nil {
+					return err
+				}
+			}
+			return labSANOrder(cmd, o)
+		},
+	}
+	cmd.Flags().StringVar(&user, "user", "", "who must log in")
+	cmd.Flags().StringVar(&file, "secret-file", "", "file with the secret")
 	return cmd
 }
 

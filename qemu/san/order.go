@@ -26,6 +26,18 @@ const (
 	// OpRefuse closes a portal: its connections are reset and new ones refused. OpAccept opens it.
 	OpRefuse Op = "refuse"
 	OpAccept Op = "accept"
+	// OpResize gives the LUN another size, at most that of its disk, and tells nobody.
+	OpResize Op = "resize"
+	// OpWithdraw takes the LUN away from all initiators, with its reservations' file kept. OpPresent gives it back.
+	OpWithdraw Op = "withdraw"
+	OpPresent  Op = "present"
+	// OpDeny makes the LUN, or all if LUN is negative, one without persistent reservations, as cheap arrays have them.
+	// OpAllow ends that. Either restarts the target.
+	OpDeny  Op = "deny-reservations"
+	OpAllow Op = "allow-reservations"
+	// OpCHAP demands that initiators prove that they know User's Secret; without a User anybody may log in again.
+	// Sessions that are there stay.
+	OpCHAP Op = "chap"
 )
 
 // Order is what the array is told.
@@ -35,6 +47,9 @@ type Order struct {
 	LUN    int           `json:"lun"` // negative: all
 	Delay  time.Duration `json:"delay,omitempty"`
 	Portal int           `json:"portal,omitempty"` // number of its network
+	Size   int64         `json:"size,omitempty"`   // bytes
+	User   string        `json:"user,omitempty"`
+	Secret string        `json:"secret,omitempty"`
 }
 
 // MaxDelay is the longest that I/O is held back. Initiators have given up long before, and after two minutes the
@@ -64,6 +79,9 @@ type LUN struct {
 	WWN    string        `json:"wwn"`
 	Serial string        `json:"serial"`
 	Delay  time.Duration `json:"delay,omitempty"` // of each command, by order
+	// Withdrawn, Unreserved: by order, see OpWithdraw and OpDeny.
+	Withdrawn  bool `json:"withdrawn,omitempty"`
+	Unreserved bool `json:"unreserved,omitempty"`
 	// Registered are the registrations, as LIO words them, Holder and Type the reservation; empty: none.
 	Registered []string `json:"registered,omitempty"`
 	Holder     string   `json:"holder,omitempty"`

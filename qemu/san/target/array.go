@@ -24,16 +24,21 @@ const stateUUID = "5ce10000-6c61-4200-8000-73616e000001"
 
 // Array is the machine's target. It is used by one goroutine.
 type Array struct {
-	luns    []lun
+	luns    []*lun
 	portals []san.Portal // by network
 	begin   time.Time
+	user    string // who logs in has to know secret; empty: nobody has to
+	secret  string
 }
 
 type lun struct {
-	number int
-	size   int64
-	disk   *delayed
+	number     int
+	disk       *delayed
+	withdrawn  bool
+	unreserved bool
 }
+
+func (l *lun) size() int64 { return int64(l.disk.sectors) * sector }
 
 // Start makes the machine an array. addresses are its own, one for each network, in the order of the cards.
 func Start(ctx context.Context, addresses []netip.Prefix) (*Array, error) {
@@ -66,7 +71,7 @@ func Start(ctx context.Context, addresses []netip.Prefix) (*Array, error) {
 		if err != nil {
 			return nil, fmt.Errorf("LUN %d: %w", n, err)
 		}
-		a.luns = append(a.luns, lun{n, d.size, m})
+		a.luns = append(a.luns, &lun{number: n, disk: m})
 	}
 	if len(a.luns) == 0 {
 		return nil, errors.New("the machine has no disk for a LUN")
@@ -165,6 +170,15 @@ func (a *Array) Do(o san.Order) (*san.Status, error) {
 		err = a.slow(o.LUN, o.Delay)
 	case san.OpRefuse, san.OpAccept:
 		err = a.open(o.Portal, o.Op == san.OpAccept)
+	case san.OpResize:
+		err = a.each(o.LUN, func(l *lun) error { return l.disk.resize(o.Size) })
+	case san.OpWithdraw, san.OpPresent:
+		err = a.each(o.LUN, func(l *lun) error { return a.present(l, o.Op == san.OpPresent) })
+	case san.OpDeny, san.OpAllow:
+		err = a.reserve(o.LUN, o.Op == san.OpAllow)
+	case san.OpCHAP:
+		a.user, a.secret = o.User, o.Secret
+		err = a.authenticate()
 	default:
 		err = fmt.Errorf("it knows no order %q: its image is of another version; 'make image'", o.Op)
 	}
@@ -175,14 +189,14 @@ func (a *Array) Do(o san.Order) (*san.Status, error) {
 }
 
 // chosen are the LUNs that an order means.
-func (a *Array) chosen(number int) ([]lun, error) {
+func (a *Array) chosen(number int) ([]*lun, error) {
 	if number < 0 {
 		return a.luns, nil
 	}
 	var have []string
 	for _, l := range a.luns {
 		if l.number == number {
-			return []lun{l}, nil
+			return []*lun{l}, nil
 		}
 		have = append(have, fmt.Sprint(l.number))
 	}
@@ -209,16 +223,32 @@ func (a *Array) slow(number int, delay time.Duration) error {
 	if delay < 0 || delay > san.MaxDelay {
 		return fmt.Errorf("delay %s: must be 0 to %s", delay, san.MaxDelay)
 	}
+	return a.each(number, func(l *lun) error { return l.disk.set(delay) })
+}
+
+// each does something to each LUN that an order means.
+func (a *Array) each(number int, do func(*lun) error) error {
 	luns, err := a.chosen(number)
 	if err != nil {
 		return err
 	}
 	for _, l := range luns {
-		if err := l.disk.set(delay); err != nil {
+		if err := do(l); err != nil {
 			return fmt.Errorf("LUN %d: %w", l.number, err)
 		}
 	}
 	return nil
+}
+
+// reserve begins anew with LUNs that have persistent reservations, or have none.
+func (a *Array) reserve(number int, allowed bool) error {
+	if err := a.each(number, func(l *lun) error { l.unreserved = !allowed; return nil }); err != nil {
+		return err
+	}
+	if err := a.down(); err != nil {
+		return err
+	}
+	return a.up()
 }
 
 func (a *Array) open(portal int, open bool) error {
@@ -240,7 +270,7 @@ func (a *Array) open(portal int, open bool) error {
 func (a *Array) status() (*san.Status, error) {
 	s := &san.Status{Portals: append([]san.Portal(nil), a.portals...), Up: time.Since(a.begin).Round(time.Second)}
 	for _, l := range a.luns {
-		st := san.LUN{Number: l.number, Size: l.size, WWN: san.WWN(l.number), Serial: san.Serial(l.number), Delay: l.disk.delay}
+		st := san.LUN{Number: l.number, Size: l.size(), Withdrawn: l.withdrawn, Unreserved: l.unreserved, WWN: san.WWN(l.number), Serial: san.Serial(l.number), Delay: l.disk.delay}
 		if err := describe(&st); err != nil {
 			return nil, fmt.Errorf("LUN %d: %w", l.number, err)
 		}

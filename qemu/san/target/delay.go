@@ -14,7 +14,8 @@ const sector = 512 // bytes, of device-mapper's tables whatever the disk's are
 type delayed struct {
 	name    string
 	below   string // MAJOR:MINOR of the disk
-	sectors uint64
+	disk    uint64 // sectors of the disk
+	sectors uint64 // of the map
 	device  string // the map's own
 	delay   time.Duration
 }
@@ -25,7 +26,8 @@ func newDelayed(name, disk string, size int64) (*delayed, error) {
 	if err := unix.Stat(disk, &st); err != nil {
 		return nil, fmt.Errorf("%s: %w", disk, err)
 	}
-	d := &delayed{name: name, below: fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)), sectors: uint64(size / sector)}
+	d := &delayed{name: name, below: fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)), disk: uint64(size / sector)}
+	d.sectors = d.disk
 	dev, err := d.call("make", unix.DM_DEV_CREATE, 0, "")
 	if err != nil {
 		return nil, err
@@ -47,6 +49,15 @@ func (d *delayed) set(delay time.Duration) error {
 	}
 	d.delay = delay
 	return nil
+}
+
+// resize makes the map as large as that many bytes of the disk.
+func (d *delayed) resize(size int64) error {
+	if size <= 0 || size%sector != 0 || uint64(size/sector) > d.disk {
+		return fmt.Errorf("%d bytes: must be a multiple of %d and at most %d", size, sector, d.disk*sector)
+	}
+	d.sectors = uint64(size / sector)
+	return d.set(d.delay)
 }
 
 // call sends one command of device-mapper (linux/dm-ioctl.h) about the map; table is its line, if any.

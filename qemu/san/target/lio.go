@@ -54,6 +54,12 @@ func (a *Array) up() error {
 			write(core+"/enable", "1")); err != nil {
 			return fmt.Errorf("LUN %d: %w", l.number, err)
 		}
+		if l.unreserved {
+			if err := write(core+"/attrib/emulate_pr", "0"); err != nil {
+				return fmt.Errorf("LUN %d: %w", l.number, err)
+			}
+			continue // it has no registrations to restore
+		}
 		data, err := os.ReadFile(kept(l.number))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -73,18 +79,18 @@ func (a *Array) up() error {
 			return err
 		}
 	}
+	for _, name := range initiators(registered) {
+		if err := os.MkdirAll(group+"/acls/"+name, 0o755); err != nil {
+			return err
+		}
+	}
 	for _, l := range a.luns {
-		if err := errors.Join(os.MkdirAll(lunOf(l.number), 0o755), os.Symlink(coreOf(l.number), lunOf(l.number)+"/disk")); err != nil {
+		if err := a.present(l, !l.withdrawn); err != nil {
 			return fmt.Errorf("LUN %d: %w", l.number, err)
 		}
 	}
-	for _, name := range initiators(registered) {
-		for _, l := range a.luns {
-			mapped := fmt.Sprintf("%s/acls/%s/lun_%d", group, name, l.number)
-			if err := errors.Join(os.MkdirAll(mapped, 0o755), os.Symlink(lunOf(l.number), mapped+"/disk")); err != nil {
-				return fmt.Errorf("LUN %d for %s: %w", l.number, name, err)
-			}
-		}
+	if err := a.authenticate(); err != nil {
+		return err
 	}
 	// Portals come last and go first: an initiator must not find one without the target behind it. It would be told
 	// that there is no such target, and some take that as final.
@@ -96,6 +102,66 @@ func (a *Array) up() error {
 			if err := os.MkdirAll(portalOf(p.Addr), 0o755); err != nil {
 				return fmt.Errorf("open the portal %s: %w", p.Addr, err)
 			}
+		}
+	}
+	return nil
+}
+
+// present gives a LUN to all initiators, or takes it from them.
+func (a *Array) present(l *lun, there bool) error {
+	l.withdrawn = !there
+	acls, err := filepath.Glob(group + "/acls/*")
+	if err != nil {
+		return err
+	}
+	if !there {
+		var gone []string
+		for _, acl := range acls {
+			mapped := fmt.Sprintf("%s/lun_%d", acl, l.number)
+			gone = append(gone, mapped+"/disk", mapped)
+		}
+		gone = append(gone, lunOf(l.number)+"/disk", lunOf(l.number))
+		for _, name := range gone {
+			if err := remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+		return nil
+	}
+	link := func(folder, to string) error {
+		err := errors.Join(os.MkdirAll(folder, 0o755), os.Symlink(to, folder+"/disk"))
+		if errors.Is(err, fs.ErrExist) {
+			return nil
+		}
+		return err
+	}
+	if err := link(lunOf(l.number), coreOf(l.number)); err != nil {
+		return err
+	}
+	for _, acl := range acls {
+		if err := link(fmt.Sprintf("%s/lun_%d", acl, l.number), lunOf(l.number)); err != nil {
+			return fmt.Errorf("for %s: %w", filepath.Base(acl), err)
+		}
+	}
+	return nil
+}
+
+// authenticate demands CHAP of who logs in from now on, or does not.
+func (a *Array) authenticate() error {
+	acls, err := filepath.Glob(group + "/acls/*")
+	if err != nil {
+		return err
+	}
+	want, user, secret := "1", a.user, a.secret
+	if user == "" {
+		want, user, secret = "0", "NULL", "NULL" // the kernel's word for none
+	}
+	for _, of := range append(acls, group) {
+		if err := errors.Join(write(of+"/auth/userid", user), write(of+"/auth/password", secret)); err != nil {
+			return fmt.Errorf("CHAP: %w", err)
+		}
+		if err := write(of+"/attrib/authentication", want); err != nil && of == group {
+			return fmt.Errorf("CHAP: %w", err)
 		}
 	}
 	return nil
