@@ -48,6 +48,7 @@ type parts struct {
 	balancer *balance.Balancer
 	disks    *disks.Manager
 	shares   *sharedFS
+	boots    *netboots
 	peers    *peers
 	jobs     *jobs
 	join     *admission.Server // admits machines and signs certificates
@@ -173,6 +174,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	run(p.keepImages)
 	run(p.keepSAN)
 	run(p.keepShared)
+	run(p.boots.run)
 	run(p.tellSAN)
 	run(p.keepCertificates)
 	run(p.disks.Watch)
@@ -229,6 +231,7 @@ func (p *parts) open() error {
 		return err
 	}
 	p.shares = p.openShares(p.m.Meta, &p.m.Node)
+	p.boots = p.openNetboot()
 	p.runner = workload.NewRunner(workload.RunnerConfig{
 		Node: p.a.id.Name, Runtime: p.runtime, Images: ensurer{p}, Volumes: attached{p}, Log: log.With("part", "runner"),
 		Report: p.report,
@@ -317,6 +320,7 @@ func (p *parts) watch(ctx context.Context) {
 		wake(p.sans)
 		wake(p.keeping)
 		wake(p.a.ports.changed)
+		wake(p.boots.woken)
 		return nil
 	})
 	if err != nil && ctx.Err() == nil {

@@ -5,11 +5,13 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"time"
 )
 
 // Script is what iPXE runs to boot a machine: kernel and archive, from the first of the servers that answers, again and
-// again until one does; after eight times the machine begins anew. A server that is dead costs iPXE 16 s, one that
-// refuses the connection costs nothing, so servers that live come first.
+// again until one does; after eight times the machine begins anew. A server that dies is left when nothing has come from it
+// for stalled: iPXE's TCP alone waits 16 s for one that was dead before, and for ever for one that dies later. One that refuses
+// the connection costs nothing. So servers that live come first.
 func Script(servers []netip.AddrPort, mac net.HardwareAddr, cmdline string) string {
 	var b strings.Builder
 	from := func(what, file string) {
@@ -17,7 +19,7 @@ func Script(servers []netip.AddrPort, mac net.HardwareAddr, cmdline string) stri
 			if i > 0 {
 				b.WriteString(" || ")
 			}
-			fmt.Fprintf(&b, "%s http://%s%s%s?mac=%s", what, s, bootPath, file, mac)
+			fmt.Fprintf(&b, "%s --timeout %d http://%s%s%s?mac=%s", what, stalled.Milliseconds(), s, bootPath, file, mac)
 		}
 		b.WriteString(" || goto again\n")
 	}
@@ -31,6 +33,9 @@ func Script(servers []netip.AddrPort, mac net.HardwareAddr, cmdline string) stri
 	b.WriteString("echo No server could be reached; trying again in 5 s\nsleep 5\ngoto begin\n")
 	return b.String()
 }
+
+// stalled is how long iPXE waits for the next byte of a file.
+const stalled = 8 * time.Second
 
 // Reason is a script for a machine that is not to be booted: it says why, waits and asks again.
 func Reason(why string) string {

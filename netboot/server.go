@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -29,8 +30,11 @@ type Config struct {
 	HTTPPort   uint16
 	// Cmdline is what kernels are told, the same for all machines.
 	Cmdline string
-	// Servers that machines may fetch from beside this one, those that live first; nil: only this one.
-	Servers func() []netip.AddrPort
+	// Servers that a machine may fetch from, those that live first; nil: only this one. self is the address it asks.
+	Servers func(mac net.HardwareAddr, self netip.Addr) []netip.AddrPort
+	// Delay is how long a machine's DHCP questions wait for their answer, so that servers of better rank are first;
+	// nil: not at all.
+	Delay func(mac net.HardwareAddr) time.Duration
 	// Pool, if there is one, makes this the DHCP server of the networks; else it is a proxy.
 	Pool   *Pool
 	Router netip.Addr
@@ -58,6 +62,7 @@ type Server struct {
 	mu      sync.Mutex
 	tracker *Tracker
 	dropped int
+	delayed atomic.Int64 // answers that wait
 }
 
 // NewServer makes a server; Run starts it.
@@ -198,7 +203,7 @@ func (s *Server) asked(now time.Duration, c Client) Shape {
 func (s *Server) script(mac net.HardwareAddr, _, self netip.Addr) string {
 	servers := []netip.AddrPort{netip.AddrPortFrom(self, s.cfg.HTTPPort)}
 	if s.cfg.Servers != nil {
-		servers = s.cfg.Servers()
+		servers = s.cfg.Servers(mac, self)
 	}
 	return Script(servers, mac, s.cfg.Cmdline)
 }
@@ -222,10 +227,38 @@ func (s *Server) dhcp(conn net.PacketConn, i Interface) error {
 		if reply == nil {
 			continue
 		}
-		if _, err := conn.WriteTo(reply.ToBytes(), destination(req, reply, from)); err != nil {
+		s.send(conn, i, reply, destination(req, reply, from), s.delay(req))
+	}
+}
+
+// maxDelayed bounds the answers that wait; who would be one more is answered at once.
+const maxDelayed = 256
+
+// delay is how long the answer to a message waits.
+func (s *Server) delay(req *dhcpv4.DHCPv4) time.Duration {
+	if s.cfg.Delay == nil || req.MessageType() != dhcpv4.MessageTypeDiscover {
+		return 0 // a request is for this server alone
+	}
+	return s.cfg.Delay(req.ClientHWAddr)
+}
+
+func (s *Server) send(conn net.PacketConn, i Interface, reply *dhcpv4.DHCPv4, to net.Addr, wait time.Duration) {
+	write := func() {
+		if _, err := conn.WriteTo(reply.ToBytes(), to); err != nil && !errors.Is(err, net.ErrClosed) {
 			s.cfg.Log.Warn("send a DHCP answer", "interface", i.Name, "err", err)
 		}
 	}
+	if wait <= 0 || s.delayed.Add(1) > maxDelayed {
+		if wait > 0 {
+			s.delayed.Add(-1)
+		}
+		write()
+		return
+	}
+	time.AfterFunc(wait, func() {
+		defer s.delayed.Add(-1)
+		write()
+	})
 }
 
 // destination is where an answer goes: to the relay that brought the question, to the client if it has an address, else to

@@ -123,7 +123,7 @@ func TestProxyBoots(t *testing.T) {
 		}
 		client := &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil }}}
 		for url, want := range map[string]string{
-			script.BootFileName:                                                  "kernel --name kernel http://192.0.2.1:80/v1/boot/bzImage?mac=52:54:00:00:00:01",
+			script.BootFileName:                                                  "kernel --name kernel --timeout 8000 http://192.0.2.1:80/v1/boot/bzImage?mac=52:54:00:00:00:01",
 			"http://192.0.2.1/v1/boot/" + KernelFile:                             "kkkk",
 			"http://192.0.2.1/v1/boot/" + ArchiveFile + "?mac=52:54:00:00:00:01": "aaaa",
 		} {

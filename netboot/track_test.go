@@ -124,7 +124,7 @@ func TestScript(t *testing.T) {
 	got := Script([]netip.AddrPort{netip.MustParseAddrPort("10.0.0.5:80"), netip.MustParseAddrPort("10.0.0.6:80")}, testMAC, "console=ttyS0")
 	for _, want := range []string{
 		"#!ipxe\n",
-		"kernel --name kernel http://10.0.0.5:80/v1/boot/bzImage?mac=52:54:00:00:00:01 || kernel --name kernel http://10.0.0.6:80/",
+		"kernel --name kernel --timeout 8000 http://10.0.0.5:80/v1/boot/bzImage?mac=52:54:00:00:00:01 || kernel --name kernel --timeout 8000 http://10.0.0.6:80/",
 		"imgargs kernel initrd=archive console=ttyS0\n",
 	} {
 		if !strings.Contains(got, want) {

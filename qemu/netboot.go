@@ -27,6 +27,8 @@ type Netboot struct {
 	Firmware netboot.Firmware `json:"firmware"` // BIOS or UEFIX64
 	// Unified has UEFI load the unified image itself, not iPXE and that kernel and archive.
 	Unified bool `json:"unified,omitempty"`
+	// First: the lab boots machines up to this number, and gives the others an address only: the cluster boots them. 0: it boots all.
+	First int `json:"first,omitempty"`
 }
 
 // ovmf is UEFI for virtual machines, from Debian's package ovmf.
@@ -141,6 +143,9 @@ func (b *bootServer) decorate(lan int, req, reply *dhcpv4.DHCPv4) {
 	if errors.Is(err, netboot.ErrNoBoot) {
 		return
 	}
+	if b.cfg.First > 0 && b.number(c.MAC) > b.cfg.First {
+		return
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := time.Since(b.begin)
@@ -160,6 +165,18 @@ func (b *bootServer) reached(mac string, from netip.Addr, s netboot.Stage) {
 	defer b.mu.Unlock()
 	b.tracker.Reached(time.Since(b.begin), mac, from, s)
 	b.tell(mac, string(s))
+}
+
+// number is that of the machine with a card of this address, 0 if there is none.
+func (b *bootServer) number(mac net.HardwareAddr) int {
+	for _, m := range b.lab.list() {
+		for lan := range LANs {
+			if len(mac) == 6 && MACOf(lan, m.node.Number) == ethernet.MAC(mac) {
+				return m.node.Number
+			}
+		}
+	}
+	return 0
 }
 
 // tell writes how far a machine got into the timeline.

@@ -32,6 +32,7 @@ type memory struct {
 	frozen    error  // of commits
 	disks     Disks
 	shared    SharedFS
+	boots     Netboot
 	san       NodeSAN
 	targets   map[netip.AddrPort][]iscsi.Portal // by the portal that names them
 }
@@ -46,6 +47,7 @@ func (m *memory) DiscoverSAN(_ context.Context, portal netip.AddrPort) ([]iscsi.
 
 func (m *memory) Disks() Disks       { return m.disks }
 func (m *memory) SharedFS() SharedFS { return m.shared }
+func (m *memory) Netboot() Netboot   { return m.boots }
 func (m *memory) CommitAt(ctx context.Context, t cluster.Txn) (int64, bool, error) {
 	ok, err := m.Commit(ctx, t)
 	return int64(100 + len(m.committed)), ok, err

@@ -90,6 +90,13 @@ var routes = map[string]need{
 	"POST /v1/shared/{fs}/online":                                  operate,
 	"POST /v1/nodes/{name}/shared/{fs}/check":                      operateBy,
 
+	"GET /v1/netboot":                lookOn,
+	"PUT /v1/netboot":                govern, // what machines boot is what the cluster is made of
+	"DELETE /v1/netboot":             govern,
+	"POST /v1/netboot/files":         govern,
+	"GET /v1/netboot/files/{digest}": operateBy,
+	"GET /v1/nodes/{name}/netboot":   lookOn,
+
 	"POST /v1/jobs/pull":        nodesOnly,
 	"POST /v1/jobs":             operateBy,
 	"GET /v1/jobs":              lookOn,

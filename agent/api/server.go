@@ -35,6 +35,7 @@ type Backend interface {
 	// Disks are those of this node.
 	Disks() Disks
 	SharedFS() SharedFS
+	Netboot() Netboot
 	// SAN is this node's side of the storage network.
 	SAN() NodeSAN
 	// DiscoverSAN has this node ask a portal for its targets (SendTargets).
@@ -130,6 +131,7 @@ func NewServer(b Backend, join http.Handler, role func(*http.Request) (string, s
 	s.handle("GET /v1/clusterdisk", s.showClusterDisk)
 	s.storageRoutes()
 	s.sharedRoutes()
+	s.netbootRoutes()
 	s.admissionRoutes(join)
 	s.userRoutes(join)
 	s.invitationRoutes()

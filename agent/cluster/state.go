@@ -27,6 +27,7 @@ const (
 	KeyEvents    = KeyRoot + "events/"     // events/<20-digit sequence> -> Event, the last 1000
 	KeyMeta      = KeyRoot + "meta"        // Meta
 	KeyDisk      = KeyRoot + "clusterdisk" // ClusterDisk, if there is one; its name begins no other one
+	KeyNetboot   = KeyRoot + "netboot"     // NetbootRecord, if members boot machines; its name begins no other one
 	KeySecrets   = KeyRoot + "secret/"     // CA key, join token, heartbeat key: never sent by the API
 )
 
@@ -121,6 +122,7 @@ type State struct {
 	Age        Age
 	NodeCerts  []NodeCerts
 	Users      []User
+	Netboot    *NetbootRecord // nil: members boot no machines
 	// Events are not part of it: they are read by whoever shows them.
 }
 

@@ -14,7 +14,7 @@ import (
 )
 
 // statePrefixes are what a State is made of; meta is one key.
-var statePrefixes = []string{cluster.KeyNodes, cluster.KeyServices, cluster.KeyInstances, cluster.KeyStatus, cluster.KeyImages, cluster.KeyBMCs, cluster.KeyFences, cluster.KeyFenceRate, cluster.KeyWatchdogs, cluster.KeySANs, cluster.KeyDisks, cluster.KeyVolumes, cluster.KeyKept, cluster.KeyShared, cluster.KeyReports, cluster.KeyDisk, cluster.KeyAdmission, cluster.KeyAge, cluster.KeyCerts, cluster.KeyUsers, cluster.KeyPorts}
+var statePrefixes = []string{cluster.KeyNodes, cluster.KeyServices, cluster.KeyInstances, cluster.KeyStatus, cluster.KeyImages, cluster.KeyBMCs, cluster.KeyFences, cluster.KeyFenceRate, cluster.KeyWatchdogs, cluster.KeySANs, cluster.KeyDisks, cluster.KeyVolumes, cluster.KeyKept, cluster.KeyShared, cluster.KeyReports, cluster.KeyDisk, cluster.KeyAdmission, cluster.KeyAge, cluster.KeyCerts, cluster.KeyUsers, cluster.KeyNetboot, cluster.KeyPorts}
 
 // Read reads the whole state as it is now: all that was committed before the call is in it.
 func (s *Store) Read(ctx context.Context) (*cluster.State, error) {
@@ -94,6 +94,13 @@ func (b *builder) put(kv *mvccpb.KeyValue) error {
 		}
 		d.Revision = kv.ModRevision
 		b.next.LedgerDisk = &d
+	case key == cluster.KeyNetboot:
+		var r cluster.NetbootRecord
+		if err := json.Unmarshal(kv.Value, &r); err != nil {
+			return err
+		}
+		r.Revision = kv.ModRevision
+		b.next.Netboot = &r
 	case key == cluster.KeyFenceRate:
 		var r cluster.FenceRate
 		if err := json.Unmarshal(kv.Value, &r); err != nil {
@@ -242,6 +249,8 @@ func (b *builder) remove(key string) {
 	switch {
 	case key == cluster.KeyDisk:
 		b.next.LedgerDisk = nil
+	case key == cluster.KeyNetboot:
+		b.next.Netboot = nil
 	case key == cluster.KeyFenceRate:
 		b.next.FenceRate = cluster.FenceRate{}
 	case key == cluster.KeyAdmission:

@@ -31,19 +31,20 @@ const imageEnv = "SKEIN_IMAGE_DIR"
 var labFirmware = map[string]netboot.Firmware{"bios": netboot.BIOS, "uefi": netboot.UEFIX64, "uki": netboot.UEFIX64}
 
 type labUpOptions struct {
-	nodes    int
-	witness  bool
-	memoryMB int
-	image    string
-	from     string
-	demo     string
-	appended string
-	proxy    string
-	boot     string
-	san      string
-	wipeSAN  bool
-	seed     uint64
-	timeout  time.Duration
+	nodes       int
+	witness     bool
+	memoryMB    int
+	image       string
+	from        string
+	demo        string
+	appended    string
+	proxy       string
+	boot        string
+	san         string
+	wipeSAN     bool
+	membersBoot bool
+	seed        uint64
+	timeout     time.Duration
 }
 
 func labUpCommand() *cobra.Command {
@@ -62,6 +63,9 @@ func labUpCommand() *cobra.Command {
 			}
 			if _, ok := labFirmware[o.boot]; o.boot != "" && !ok {
 				return &usageError{fmt.Errorf("--boot %q: want bios, uefi or uki (all from the network), or leave it out", o.boot)}
+			}
+			if o.membersBoot && o.boot == "" {
+				return &usageError{errors.New("--members-boot goes with --boot")}
 			}
 			if o.wipeSAN && o.san == "" {
 				return &usageError{errors.New("--wipe-san goes with --san")}
@@ -82,6 +86,7 @@ func labUpCommand() *cobra.Command {
 	fl.StringVar(&o.from, "from", "", "carry on from this save")
 	fl.StringVar(&o.demo, "demo", "", "deploy the demo in this folder when the cluster is there")
 	fl.StringVar(&o.boot, "boot", "", "boot from the network: bios, uefi (by iPXE) or uki (UEFI by itself) (default: the emulator loads the kernel, which is faster)")
+	fl.BoolVar(&o.membersBoot, "members-boot", false, "with --boot: machines that 'skein lab add' adds are booted by the cluster ('skein netboot enable')")
 	fl.StringVar(&o.san, "san", "", "a storage array too: how many LUNs, the first of 768 MiB and the others of 2 GiB, or their sizes, as in 64M,2G,10G")
 	fl.Lookup("san").NoOptDefVal = strconv.Itoa(sanLUNs)
 	fl.BoolVar(&o.wipeSAN, "wipe-san", false, "begin with empty LUNs (default: as the last lab in this folder left them)")
@@ -160,6 +165,9 @@ func newMachines(cfg *daemon.Config, o labUpOptions) error {
 	}
 	if o.boot != "" {
 		cfg.Netboot = &qemu.Netboot{Image: image, Firmware: labFirmware[o.boot], Unified: o.boot == "uki"}
+		if o.membersBoot {
+			cfg.Netboot.First = o.nodes
+		}
 	}
 	cfg.Kernel, cfg.Initrd = filepath.Join(image, "vmlinux"), filepath.Join(image, "initramfs.cpio.lz4")
 	for _, f := range []string{cfg.Kernel, cfg.Initrd} {

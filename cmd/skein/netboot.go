@@ -18,7 +18,7 @@ import (
 func netbootCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "netboot", Short: "Boot machines from the network",
 		Example: "  skein netboot serve --interface eth0"}
-	cmd.AddCommand(netbootServeCommand())
+	cmd.AddCommand(netbootServeCommand(), netbootEnableCommand(), netbootDisableCommand(), netbootStatusCommand())
 	return cmd
 }
 
