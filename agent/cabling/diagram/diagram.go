@@ -14,7 +14,7 @@ import (
 // Node is what is drawn of a node.
 type Node struct {
 	Name   string
-	Note   string // beside its name, empty if all is well
+	Note   string // why it says nothing now, beside its name; empty if it does
 	Ports  []Port
 	Faults []string // of its cabling, in sentences
 }
@@ -29,13 +29,16 @@ type Port struct {
 type State int
 
 const (
-	Good State = iota
-	Bad        // it has a carrier, and something is wrong
-	Down       // no carrier
+	Good    State = iota
+	Bad           // it has a carrier, and something is wrong
+	Down          // no carrier
+	Unknown       // its node does not say
 )
 
-func (p *Port) state() State {
+func (n *Node) state(p *Port) State {
 	switch {
+	case n.Note != "":
+		return Unknown
 	case !p.Carrier:
 		return Down
 	case p.Trouble != "":
@@ -167,7 +170,7 @@ func Text(nodes []Node) string {
 			if j == len(h.cables)-1 {
 				branch = "└─"
 			}
-			wire := map[State]string{Good: "────", Bad: "─!!─", Down: "─  ─"}[c.port.state()]
+			wire := map[State]string{Good: "────", Bad: "─!!─", Down: "─  ─", Unknown: "─??─"}[c.node.state(c.port)]
 			line := fmt.Sprintf("%s %-*s %s %-*s", branch, at, c.at, wire, names, c.node.Name+" "+c.port.label())
 			if t := c.port.trouble(); t != "" {
 				line += "  " + t

@@ -48,7 +48,7 @@ switch sw-b
 └─ swp3 ─  ─ n2 eth1  no carrier
 
 no switch is heard by LLDP
-└─  ──── n4 eth0
+└─  ─??─ n4 eth0
 
 ! both 'redundant' ports of n3 are on switch sw-a <&>
 ! n4: it is lost
@@ -88,8 +88,8 @@ func TestSVG(t *testing.T) {
 			texts = append(texts, string(e))
 		}
 	}
-	if lines != 7+3 || dots != 7+6 { // cables and the key; both ends but one
-		t.Errorf("got %d lines and %d dots, want 10 and 13", lines, dots)
+	if lines != 7+4 || dots != 7+6 { // cables and the key; both ends but one
+		t.Errorf("got %d lines and %d dots, want 11 and 13", lines, dots)
 	}
 	for _, want := range []string{"sw-a", "sw-b", "n4", "no carrier", "! both 'redundant' ports of n3 are on switch sw-a <&>", "no switch is heard", "swp10", "10.77.1.3"} {
 		if !slices.Contains(texts, want) {

@@ -31,7 +31,7 @@ const (
 	bar    = "#334155"
 )
 
-var cableColors = map[State]string{Good: "#15803d", Bad: "#d97706", Down: "#b91c1c"}
+var cableColors = map[State]string{Good: "#15803d", Bad: "#d97706", Down: "#b91c1c", Unknown: "#94a3b8"}
 
 // SVG draws the cabling: a box for each node with its ports on the left, a bar for each switch, and a line for each
 // cable, which ends in a dot on the bar that it is plugged into.
@@ -50,7 +50,7 @@ func SVG(title string, nodes []Node) []byte {
 	barX := func(i int) int { return margin + boxWidth + firstBar + i*barGap }
 	right := barX(max(named-1, 0)) + barWidth/2
 	width := right + noteWidth + margin
-	var below, lines, over bytes.Buffer
+	var below, lines, bars, over bytes.Buffer
 	text := func(b *bytes.Buffer, x, y int, anchor, color string, size int, weight, s string) {
 		fmt.Fprintf(b, `<text x="%d" y="%d" text-anchor="%s" fill="%s" font-size="%d" font-weight="%s">`, x, y, anchor, color, size, weight)
 		_ = xml.EscapeText(b, []byte(s)) // a buffer takes it
@@ -76,8 +76,8 @@ func SVG(title string, nodes []Node) []byte {
 			if len(p.Addrs) > 0 {
 				text(&over, margin+12, at+4, "start", pale, 11, "400", p.Addrs[0].Addr().String())
 			}
-			end, color, dash := margin+boxWidth+firstBar/3, cableColors[p.state()], ""
-			if p.state() == Down {
+			end, color, dash := margin+boxWidth+firstBar/3, cableColors[n.state(p)], ""
+			if n.state(p) == Down {
 				dash = ` stroke-dasharray="6 5"`
 			}
 			if sw := p.Switch(); sw != nil {
@@ -101,7 +101,7 @@ func SVG(title string, nodes []Node) []byte {
 			continue
 		}
 		x := barX(column[h.chassis])
-		fmt.Fprintf(&below, `<rect x="%d" y="%d" width="%d" height="%d" rx="5" fill="%s"/>`+"\n", x-barWidth/2, top-6, barWidth, bottom-top-boxGap+12, bar)
+		fmt.Fprintf(&bars, `<rect x="%d" y="%d" width="%d" height="%d" rx="5" fill="%s"/>`+"\n", x-barWidth/2, top-6, barWidth, bottom-top-boxGap+12, bar)
 		text(&over, x, top-16, "middle", ink, 13, "600", cut(h.name, 20))
 	}
 	y = bottom + 14
@@ -116,7 +116,7 @@ func SVG(title string, nodes []Node) []byte {
 	for _, k := range []struct {
 		state State
 		what  string
-	}{{Good, "works"}, {Bad, "works badly"}, {Down, "no carrier"}} {
+	}{{Good, "works"}, {Bad, "works badly"}, {Down, "no carrier"}, {Unknown, "not known now"}} {
 		dash := ""
 		if k.state == Down {
 			dash = ` stroke-dasharray="6 5"`
@@ -129,7 +129,7 @@ func SVG(title string, nodes []Node) []byte {
 	var out bytes.Buffer
 	fmt.Fprintf(&out, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %d %d" font-family="system-ui, sans-serif">`+"\n"+
 		`<rect width="100%%" height="100%%" fill="#ffffff"/>`+"\n", width, height, width, height)
-	for _, part := range []*bytes.Buffer{&below, &lines, &over} {
+	for _, part := range []*bytes.Buffer{&below, &lines, &bars, &over} {
 		out.Write(part.Bytes())
 	}
 	out.WriteString("</svg>\n")
