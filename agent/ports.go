@@ -26,7 +26,7 @@ const (
 	// portsPause is the least time between two records of ports.
 	portsPause = time.Second
 	// mostPortNews are told of one port within portNewsWindow.
-	mostPortNews   = 6
+	mostPortNews   = 12
 	portNewsWindow = time.Minute
 	// portsCommit bounds the wait for the ledger.
 	portsCommit = 5 * time.Second

@@ -147,7 +147,7 @@ func TestCableIntoTheWrongSwitch(t *testing.T) {
 	if got, want := told(right, out), "p1 of n3 has no carrier: its cable is out, or switch sw-b or its port swp1 is down"; len(got) != 1 || got[0] != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	want := []string{"p1 of n3 has carrier again, on switch sw-a port swp2", "p1 of n3 is on switch sw-a port swp2 now, and was on switch sw-b port swp1", fault}
+	want := []string{"p1 of n3 has carrier again, on switch sw-a port swp2; it was on switch sw-b port swp1", fault}
 	if got := told(out, wrong); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
