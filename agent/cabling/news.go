@@ -34,12 +34,12 @@ func News(before, now *cluster.NodePorts) []Piece {
 	}
 	for _, f := range now.Faults {
 		if !slices.Contains(faults, f) {
-			out = append(out, Piece{Text: f, Why: "as the switches and nodes say by LLDP"})
+			out = append(out, Piece{Text: f, Why: "as switches and nodes say, and probes find"})
 		}
 	}
 	for _, f := range faults {
 		if !slices.Contains(now.Faults, f) {
-			out = append(out, Piece{Text: "put right: " + f, Why: "as the switches and nodes say by LLDP"})
+			out = append(out, Piece{Text: "put right: " + f, Why: "as switches and nodes say, and probes find"})
 		}
 	}
 	return out
