@@ -62,6 +62,9 @@ func must(t testing.TB, err error) {
 // TestLimitOnACable: the far end of a cable takes less than the near end's MTU promises, and drops the rest.
 func TestLimitOnACable(t *testing.T) {
 	needNamespace(t)
+	if testing.Short() {
+		t.Skip("two searches take a quarter of a minute: not in short mode")
+	}
 	// Both ends are here, so packets come in from this machine's own addresses.
 	for _, key := range []string{"all/accept_local", "default/accept_local"} {
 		must(t, os.WriteFile("/proc/sys/net/ipv4/conf/"+key, []byte("1"), 0))
