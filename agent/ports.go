@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/skein-os/skein/agent/api"
@@ -15,6 +16,7 @@ import (
 	"github.com/skein-os/skein/agent/cluster"
 	"github.com/skein-os/skein/agent/member"
 	"github.com/skein-os/skein/agent/node"
+	"github.com/skein-os/skein/agent/pathmtu"
 )
 
 // This file tells the others what this node sees of its ports and cables (package cabling).
@@ -26,7 +28,7 @@ const (
 	// portsPause is the least time between two records of ports.
 	portsPause = time.Second
 	// mostPortNews are told of one port within portNewsWindow.
-	mostPortNews   = 6
+	mostPortNews   = 12
 	portNewsWindow = time.Minute
 	// portsCommit bounds the wait for the ledger.
 	portsCommit = 5 * time.Second
@@ -37,6 +39,7 @@ type ports struct {
 	log     *slog.Logger
 	watcher *cabling.Watcher // nil: the kernel did not let us
 	changed chan struct{}    // holds one wake-up
+	prober  atomic.Pointer[pathmtu.Prober]
 }
 
 func (a *Agent) openPorts() {
@@ -157,7 +160,11 @@ func (p *parts) keepPortsOnce(ctx context.Context, k *portsKeeper, at time.Time)
 	}
 	old := st.PortsOf(p.a.id.Name)
 	next := cluster.NodePorts{Node: me.Name, BootID: me.BootID, Ports: list}
-	next.Faults, pending = k.settled(cabling.Faults(&next, st), old, at)
+	faults := cabling.Faults(&next, st)
+	if prober := p.a.ports.prober.Load(); prober != nil {
+		faults = append(faults, pathFaults(me.Name, prober.Limits(), &next, st)...)
+	}
+	next.Faults, pending = k.settled(faults, old, at)
 	if old != nil && sameRecord(old, &next) {
 		return pending
 	}

@@ -170,6 +170,7 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	run(p.recordDecisions)
 	run(p.keepLinks)
 	run(p.keepPorts)
+	run(p.keepPathMTU)
 	run(p.keepDisk)
 	run(p.keepImages)
 	run(p.keepSAN)

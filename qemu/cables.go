@@ -127,3 +127,25 @@ func (m *Machine) plug(ctx context.Context, lan, to int) error {
 	p.ports[lan].Announce() // what was said before found no carrier
 	return nil
 }
+
+// LimitMTU has a machine's switch drop packets of more than mtu bytes, in both directions and without a word; 0 ends it.
+func (l *Lab) LimitMTU(node, iface string, mtu int) error {
+	if mtu < 0 {
+		return fmt.Errorf("limit of %d bytes: must not be negative", mtu)
+	}
+	longest := 0
+	if mtu > 0 {
+		longest = mtu + ethernet.HeaderBytes
+	}
+	lan, err := lanOf(iface)
+	if err != nil {
+		return err
+	}
+	m, err := l.machine(node)
+	if err != nil {
+		return err
+	}
+	m.changeFault(lan, func(f *[2]ethernet.Fault) { f[ethernet.Out].Longest, f[ethernet.In].Longest = longest, longest })
+	l.events.add(node, EventNetwork, fmt.Sprintf("%s takes packets of up to %d bytes (0: all)", iface, mtu))
+	return nil
+}

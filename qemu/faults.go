@@ -208,7 +208,11 @@ func (l *Lab) Impair(node, iface string, dirs []ethernet.Direction, to ethernet.
 	}
 	for _, n := range nodes {
 		for _, i := range ifaces {
-			if err := l.ChangeFault(n, i, dirs, func(f *ethernet.Fault) { drop := f.Drop; *f = to; f.Drop = drop }); err != nil {
+			if err := l.ChangeFault(n, i, dirs, func(f *ethernet.Fault) {
+				drop, longest := f.Drop, f.Longest
+				*f = to
+				f.Drop, f.Longest = drop, longest
+			}); err != nil {
 				return err
 			}
 		}

@@ -99,7 +99,7 @@ type LinkStatus struct {
 	LossIn    string `json:"loss_in,omitempty"`
 	DelayOut  string `json:"delay_out,omitempty"`
 	DelayIn   string `json:"delay_in,omitempty"`
-	OtherOut  string `json:"other_out,omitempty"` // duplicates, wrong bits
+	OtherOut  string `json:"other_out,omitempty"` // duplicates, wrong bits, long packets
 	OtherIn   string `json:"other_in,omitempty"`
 	Group     int    `json:"group,omitempty"`  // of a partition
 	Switch    string `json:"switch,omitempty"` // the one that the cable is in, if that is not where it belongs
@@ -163,6 +163,9 @@ func (m *Machine) link(lan int) LinkStatus {
 		var all []string
 		if f.Duplicate > 0 {
 			all = append(all, percent(f.Duplicate)+" twice")
+		}
+		if f.Longest > 0 {
+			all = append(all, fmt.Sprintf("packets of up to %d bytes", f.Longest-ethernet.HeaderBytes))
 		}
 		if f.Corrupt > 0 {
 			all = append(all, percent(f.Corrupt)+" with a wrong bit")

@@ -215,6 +215,7 @@ func TestClusterLosesMachinesAndCarriesOn(t *testing.T) {
 	}
 
 	l.restartAgent("web")
+	l.cabling()
 
 	rounds := 2 // each takes a minute under emulation; SKEIN_E2E_ROUNDS asks for more
 	if r, err := strconv.Atoi(os.Getenv("SKEIN_E2E_ROUNDS")); err == nil {

@@ -100,7 +100,10 @@ func TestNews(t *testing.T) {
 			record(func(p []cluster.EthernetPort) { out(p); p[1].Neighbours = nil }), "eth1 of n3 has no carrier: its cable is out, or what it is plugged into is down"},
 		{"and put in again", record(out), record(nil), "eth1 of n3 has carrier again, on switch sw-b port swp3"},
 		{"into another switch", record(out), record(func(p []cluster.EthernetPort) { p[1] = port("eth1", "10.77.1.3/24", "sw-a", "swp4") }, "wrong"),
-			"eth1 of n3 has carrier again, on switch sw-a port swp4; eth1 of n3 is on switch sw-a port swp4 now, and was on switch sw-b port swp3; wrong"},
+			"eth1 of n3 has carrier again, on switch sw-a port swp4; it was on switch sw-b port swp3; wrong"},
+		{"heard in another switch after a while", record(func(p []cluster.EthernetPort) { p[1].Neighbours[0].Heard = false }),
+			record(func(p []cluster.EthernetPort) { p[1] = port("eth1", "10.77.1.3/24", "sw-a", "swp4") }),
+			"eth1 of n3 is on switch sw-a port swp4 now; it was on switch sw-b port swp3"},
 		{"put right", record(nil, "wrong", "worse"), record(nil, "worse"), "put right: wrong"},
 	}
 	for _, tt := range tests {

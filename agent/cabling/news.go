@@ -34,12 +34,12 @@ func News(before, now *cluster.NodePorts) []Piece {
 	}
 	for _, f := range now.Faults {
 		if !slices.Contains(faults, f) {
-			out = append(out, Piece{Text: f, Why: "as the switches and nodes say by LLDP"})
+			out = append(out, Piece{Text: f, Why: "as switches and nodes say, and probes find"})
 		}
 	}
 	for _, f := range faults {
 		if !slices.Contains(now.Faults, f) {
-			out = append(out, Piece{Text: "put right: " + f, Why: "as the switches and nodes say by LLDP"})
+			out = append(out, Piece{Text: "put right: " + f, Why: "as switches and nodes say, and probes find"})
 		}
 	}
 	return out
@@ -61,17 +61,22 @@ func ofPort(node string, before, now *cluster.EthernetPort) []Piece {
 		if w := now.Where(); w != "" {
 			text += ", " + w
 		}
-		return append([]Piece{{now.Name, text, "the port says so"}}, moved(name, before, now)...)
+		if from := moved(before, now); from != nil {
+			text += fmt.Sprintf("; it was on switch %s port %s", from.Name(), from.Port)
+		}
+		return []Piece{{now.Name, text, "the port says so"}}
 	}
-	return moved(name, before, now)
+	if from := moved(before, now); from != nil {
+		return []Piece{{now.Name, fmt.Sprintf("%s is %s now; it was on switch %s port %s", name, now.Where(), from.Name(), from.Port), "as the switch says by LLDP"}}
+	}
+	return nil
 }
 
-// moved: another switch, or another port of it, is heard than before.
-func moved(name string, before, now *cluster.EthernetPort) []Piece {
+// moved is where a port was before, if another switch, or another port of it, is heard now; else nil.
+func moved(before, now *cluster.EthernetPort) *cluster.Neighbour {
 	from, to := before.Switch(), now.Switch()
 	if from == nil || to == nil || !to.Heard || from.Chassis == to.Chassis && from.Port == to.Port {
 		return nil
 	}
-	return []Piece{{now.Name, fmt.Sprintf("%s is on switch %s port %s now, and was on switch %s port %s", name, to.Name(), to.Port, from.Name(), from.Port),
-		"as the switch says by LLDP"}}
+	return from
 }

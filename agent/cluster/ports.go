@@ -10,6 +10,9 @@ import (
 // KeyPorts begins the records of nodes' ports: ports/<node> -> NodePorts.
 const KeyPorts = KeyRoot + "ports/"
 
+// PortPathMTU is the UDP port, on every link, of probes of how large packets may be (package pathmtu).
+const PortPathMTU = 7702
+
 // NodePorts is what a node sees of its Ethernet ports, the newest that it has told. Only the node writes it.
 type NodePorts struct {
 	Node   string         `json:"node"`

@@ -59,7 +59,7 @@ that can happen to a cluster is a command.`,
 	}
 	cmd.PersistentFlags().String("dir", "", "folder of the lab, one for each lab that runs at the same time\n(default: $SKEIN_LAB_DIR, or skein/lab in the state folder)")
 	cmd.AddCommand(labUpCommand(), labDownCommand(), labPsCommand(), labAddCommand(), labPowerCommand(), labFreezeCommand(), labThawCommand(),
-		labLinkCommand(), labCableCommand(), labPartitionCommand(), labHealCommand(), labLossCommand(), labDelayCommand(), labBMCCommand(), labConsoleCommand(), labLogsCommand(), labOwnersCommand(), labWritersCommand(),
+		labLinkCommand(), labCableCommand(), labMTUCommand(), labPartitionCommand(), labHealCommand(), labLossCommand(), labDelayCommand(), labBMCCommand(), labConsoleCommand(), labLogsCommand(), labOwnersCommand(), labWritersCommand(),
 		labProbeCommand(), labPlayCommand(), labSANCommand(), labSaveCommand(), labSavesCommand(), labDaemonCommand())
 	return cmd
 }

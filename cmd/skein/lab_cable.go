@@ -2,6 +2,8 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -52,11 +54,34 @@ it lists the sockets of the switches, and what the machines say there by LLDP. '
 	return cmd
 }
 
+func labMTUCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "mtu NODE IFACE BYTES", Short: "Have a switch drop larger packets of a machine's interface without a word", Args: cobra.ExactArgs(3),
+		Long: `mtu is a switch whose port was not told that packets are large: those of more than BYTES vanish in both directions,
+and small ones, heartbeats among them, pass. 0 ends it, and so does 'heal'.`,
+		Example:           "  skein lab mtu n3 eth0 1400\n  skein lab mtu n3 eth0 0",
+		ValidArgsFunction: completeCable,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := oneOf("interface", args[1], "eth0", "eth1"); err != nil {
+				return err
+			}
+			mtu, err := strconv.Atoi(args[2])
+			if err != nil || mtu < 0 {
+				return &usageError{fmt.Errorf("%q: must be a number of bytes, 0 for no limit", args[2])}
+			}
+			return labCall(cmd, daemon.Call{Op: daemon.OpMTU, Node: args[0], Interface: args[1], MTU: mtu})
+		},
+	}
+}
+
 func completeCable(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 	switch len(args) {
 	case 1:
 		return []string{"eth0", "eth1"}, cobra.ShellCompDirectiveNoFileComp
 	case 2:
+		if cmd.Name() == "mtu" {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
 		var names []string
 		for lan := range qemu.LANs {
 			names = append(names, qemu.SwitchName(lan))

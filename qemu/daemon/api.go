@@ -62,6 +62,7 @@ type Call struct {
 	Mode       bmc.Mode      `json:"mode,omitempty"`      // of its power controller
 	Order      *san.Order    `json:"order,omitempty"`     // to the storage array
 	Switch     string        `json:"switch,omitempty"`    // to plug a cable into
+	MTU        int           `json:"mtu,omitempty"`       // larger packets vanish; 0: none
 }
 
 // Op names an order.
@@ -84,6 +85,7 @@ const (
 	OpBMC       Op = "bmc"
 	OpSAN       Op = "san"
 	OpCable     Op = "cable"
+	OpMTU       Op = "mtu"
 )
 
 // message is one line of the daemon's report while it starts, and of a wait.

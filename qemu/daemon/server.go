@@ -349,6 +349,8 @@ func (s *server) do(ctx context.Context, c Call) error {
 		return err
 	case OpCable:
 		return s.lab.Plug(ctx, c.Node, c.Interface, c.Switch)
+	case OpMTU:
+		return s.lab.LimitMTU(c.Node, c.Interface, c.MTU)
 	case OpSave:
 		return s.lab.Save(ctx, c.Folder)
 	case OpAdd:

@@ -8,6 +8,7 @@ import (
 // Fault is what a port does to the frames of one direction. The zero value is a good cable.
 type Fault struct {
 	Drop      bool          // every frame vanishes without a sign
+	Longest   int           // frames of more bytes vanish; 0: none
 	Loss      float64       // share of the frames that vanish, 0 to 1
 	Duplicate float64       // share of those left that come twice, each copy with a delay of its own
 	Corrupt   float64       // share of those left in which one bit is wrong

@@ -21,6 +21,9 @@ const (
 	ageing = 5 * time.Minute
 )
 
+// HeaderBytes are what a frame has more than its packet.
+const HeaderBytes = headerBytes
+
 // MAC is an Ethernet address.
 type MAC [6]byte
 
@@ -160,10 +163,13 @@ func (p *Port) SetGroup(g int) {
 	p.mu.Unlock()
 }
 
-// meet has the next frame of a direction meet the port's fault.
-func (p *Port) meet(d Direction) (group int, f fate) {
+// meet has the next frame of a direction, of so many bytes, meet the port's fault.
+func (p *Port) meet(d Direction, bytes int) (group int, f fate) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if most := p.fault[d].Longest; most > 0 && bytes > most {
+		return p.group, fate{}
+	}
 	return p.group, p.fault[d].next(p.rand[d])
 }
 
@@ -178,7 +184,7 @@ func (p *Port) Receive(frame []byte) {
 	if at.tap != nil {
 		at.tap(p.name, frame)
 	}
-	group, f := p.meet(Out)
+	group, f := p.meet(Out, len(frame))
 	if f.copies == 0 {
 		p.faulted.Add(1)
 		return
@@ -222,7 +228,7 @@ func (p *Port) forward(s *Switch, group int, frame []byte, now, at time.Time) {
 
 // deliver queues a frame for the device on the port, to go out at the given time.
 func (p *Port) deliver(from *Port, fromGroup int, frame []byte, at time.Time) {
-	group, f := p.meet(In)
+	group, f := p.meet(In, len(frame))
 	if group != 0 && fromGroup != 0 && group != fromGroup {
 		from.faulted.Add(1)
 		return
