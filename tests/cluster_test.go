@@ -268,6 +268,7 @@ func TestClusterLosesMachinesAndCarriesOn(t *testing.T) {
 	l.grow()
 	l.refuse()
 	l.badInput()
+	l.update()
 	l.memoryRunsOut()
 	l.checkWire("web", "10.77.9.10")
 }

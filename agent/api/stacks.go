@@ -152,6 +152,9 @@ func deployTxn(st *cluster.State, stack string, services []cluster.Service) (clu
 			res.Updated = append(res.Updated, svc.FullName())
 			t.Conditions = append(t.Conditions, cluster.Condition{Key: svc.Key(), Revision: o.Revision})
 			t.Events = append(t.Events, cluster.Event{Kind: cluster.EventService, Subject: svc.FullName(), Text: "specification changed"})
+			if o.Hash != svc.Hash {
+				beginUpdate(st, &t, o, svc.Hash)
+			}
 		}
 		t.Puts = append(t.Puts, cluster.Put{Key: svc.Key(), Value: *svc})
 	}
@@ -161,6 +164,9 @@ func deployTxn(st *cluster.State, stack string, services []cluster.Service) (clu
 			res.Removed = append(res.Removed, o.FullName())
 			t.Conditions = append(t.Conditions, cluster.Condition{Key: o.Key(), Revision: o.Revision})
 			t.Deletes = append(t.Deletes, o.Key())
+			if u := st.Update(o.Stack, o.Name); u != nil {
+				t.Deletes = append(t.Deletes, u.Key())
+			}
 			t.Events = append(t.Events, cluster.Event{Kind: cluster.EventService, Subject: o.FullName(), Text: "removed"})
 		}
 	}
