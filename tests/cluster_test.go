@@ -153,6 +153,7 @@ type probeResult struct {
 	Requests     int     `json:"requests"`
 	Failed       int     `json:"failed"`
 	LongestGapMS float64 `json:"longest_gap_ms"`
+	Timeline     string  `json:"timeline"`
 }
 
 // probe polls an address for a while in the background.

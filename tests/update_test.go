@@ -51,7 +51,7 @@ func (l *labTest) update() {
 	}
 	l.t.Logf("a version that does not run was rolled back after %v: %s", time.Since(begin).Round(100*time.Millisecond), strings.TrimSpace(out))
 	if r := probed(); r.Failed > 0 {
-		l.t.Errorf("while a service was updated %d of %d requests failed, longest gap %.0f ms", r.Failed, r.Requests, r.LongestGapMS)
+		l.t.Errorf("while a service was updated %d of %d requests failed, longest gap %.0f ms: %s", r.Failed, r.Requests, r.LongestGapMS, r.Timeline)
 	} else {
 		l.t.Logf("%d requests meanwhile, none failed, longest gap %.0f ms", r.Requests, r.LongestGapMS)
 	}
