@@ -364,7 +364,8 @@ func (p *parts) publishState(st *cluster.State) error {
 	for i := range st.Services {
 		s := &st.Services[i]
 		floating = append(floating, s.Floating...)
-		out := balance.Service{Name: s.FullName(), Floating: s.Floating, Targets: p.targets(st, s)}
+		out := balance.Service{Name: s.FullName(), Floating: s.Floating}
+		out.Targets, out.Draining = p.targets(st, s)
 		for _, port := range s.Ports {
 			out.Ports = append(out.Ports, balance.Port{Target: port.Target, Published: port.Published, Protocol: port.Protocol})
 		}
@@ -376,22 +377,34 @@ func (p *parts) publishState(st *cluster.State) error {
 	return p.balancer.Apply(services)
 }
 
-// targets are the addresses of a service's running instances on this node. A service with a floating
-// address answers on the node that runs it; one without, on its own node too.
-func (p *parts) targets(st *cluster.State, s *cluster.Service) []netip.Addr {
+// targets are the addresses of a service's instances that get new connections, and of those that are about to stop. A
+// service with a floating address is answered by the node that holds it, one without by every node, for all instances.
+func (p *parts) targets(st *cluster.State, s *cluster.Service) (now, draining []netip.Addr) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var out []netip.Addr
 	for i := range st.Instances {
 		in := &st.Instances[i]
-		if in.Stack != s.Stack || in.Service != s.Name || in.Node != p.a.id.Name || in.BootID != p.a.id.BootID {
+		if in.Stack != s.Stack || in.Service != s.Name {
 			continue
 		}
-		if l := p.local[in.ID]; l.State == cluster.InstanceRunning && l.Address.IsValid() {
-			out = append(out, l.Address)
+		var at cluster.Status
+		if in.Node == p.a.id.Name && in.BootID == p.a.id.BootID {
+			at = p.local[in.ID] // newer than the ledger's
+		} else if n, status := st.Node(in.Node), st.Status(in.ID); len(s.Floating) == 0 && status != nil && n != nil && n.BootID == in.BootID && n.State != cluster.NodeLost {
+			at = *status
+		}
+		switch {
+		case !at.Address.IsValid():
+		case in.Stop && (at.State == cluster.InstanceRunning || at.State == cluster.InstanceStopping):
+			draining = append(draining, at.Address)
+		case at.State == cluster.InstanceRunning:
+			now = append(now, at.Address)
 		}
 	}
-	return out
+	if len(now) == 0 { // nobody else would answer
+		return draining, nil
+	}
+	return now, draining
 }
 
 type runningInstance struct {

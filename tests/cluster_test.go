@@ -153,6 +153,7 @@ type probeResult struct {
 	Requests     int     `json:"requests"`
 	Failed       int     `json:"failed"`
 	LongestGapMS float64 `json:"longest_gap_ms"`
+	Timeline     string  `json:"timeline"`
 }
 
 // probe polls an address for a while in the background.
@@ -269,6 +270,7 @@ func TestClusterLosesMachinesAndCarriesOn(t *testing.T) {
 	l.grow()
 	l.refuse()
 	l.badInput()
+	l.update()
 	l.memoryRunsOut()
 	l.checkWire("web", "10.77.9.10")
 }

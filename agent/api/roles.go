@@ -37,12 +37,14 @@ var routes = map[string]need{
 	"GET /v1/decisions":      lookOn,
 	"GET /v1/decisions/{id}": operateBy, // with the same
 
-	"PUT /v1/stacks/{stack}":    operate,
-	"DELETE /v1/stacks/{stack}": operate,
-	"GET /v1/images":            lookOn,
-	"POST /v1/images":           operate,
-	"POST /v1/images/pull":      operate,
-	"GET /v1/blobs/{digest}":    operateBy, // what is in an image may be secret
+	"PUT /v1/stacks/{stack}":                       operate,
+	"DELETE /v1/stacks/{stack}":                    operate,
+	"GET /v1/images":                               lookOn,
+	"PUT /v1/services/{stack}/{service}/replicas":  operate,
+	"POST /v1/services/{stack}/{service}/rollback": operate,
+	"POST /v1/images":                              operate,
+	"POST /v1/images/pull":                         operate,
+	"GET /v1/blobs/{digest}":                       operateBy, // what is in an image may be secret
 
 	"GET /v1/instances/{id}/logs":  lookOn,
 	"POST /v1/instances/{id}/exec": operateBy,

@@ -131,6 +131,7 @@ func NewServer(b Backend, join http.Handler, role func(*http.Request) (string, s
 	s.handle("GET /v1/clusterdisk", s.showClusterDisk)
 	s.storageRoutes()
 	s.sharedRoutes()
+	s.updateRoutes()
 	s.netbootRoutes()
 	s.admissionRoutes(join)
 	s.userRoutes(join)

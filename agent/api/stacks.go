@@ -56,6 +56,25 @@ func checkServices(st *cluster.State, stack string, services []cluster.Service) 
 			}
 		}
 	}
+	published := map[string]string{} // port of every node -> service
+	publish := func(o *cluster.Service) error {
+		if len(o.Floating) > 0 {
+			return nil
+		}
+		for _, p := range o.Ports {
+			key := fmt.Sprintf("%d/%s", p.Published, p.Protocol)
+			if other := published[key]; other != "" && other != o.FullName() {
+				return conflict("service %s: port %s is published by %s already, on every node: choose another, or give the service an address of its own with x-skein: {addresses: [...]}", o.FullName(), key, other)
+			}
+			published[key] = o.FullName()
+		}
+		return nil
+	}
+	for i := range st.Services {
+		if o := &st.Services[i]; o.Stack != stack {
+			_ = publish(o) // two that collide were let in by an older version
+		}
+	}
 	seen := map[string]bool{}
 	disks := map[string]string{} // WWN -> service of this stack
 	for i := range services {
@@ -82,6 +101,9 @@ func checkServices(st *cluster.State, stack string, services []cluster.Service) 
 			return badRequest("service %s is there twice", svc.FullName())
 		}
 		seen[svc.Name] = true
+		if err := publish(svc); err != nil {
+			return err
+		}
 		for _, a := range svc.Floating {
 			if other := held[a.String()]; other != "" {
 				return conflict("service %s: the floating address %s belongs to %s", svc.FullName(), a, other)
@@ -152,6 +174,9 @@ func deployTxn(st *cluster.State, stack string, services []cluster.Service) (clu
 			res.Updated = append(res.Updated, svc.FullName())
 			t.Conditions = append(t.Conditions, cluster.Condition{Key: svc.Key(), Revision: o.Revision})
 			t.Events = append(t.Events, cluster.Event{Kind: cluster.EventService, Subject: svc.FullName(), Text: "specification changed"})
+			if o.Hash != svc.Hash {
+				beginUpdate(st, &t, o, svc.Hash)
+			}
 		}
 		t.Puts = append(t.Puts, cluster.Put{Key: svc.Key(), Value: *svc})
 	}
@@ -161,6 +186,9 @@ func deployTxn(st *cluster.State, stack string, services []cluster.Service) (clu
 			res.Removed = append(res.Removed, o.FullName())
 			t.Conditions = append(t.Conditions, cluster.Condition{Key: o.Key(), Revision: o.Revision})
 			t.Deletes = append(t.Deletes, o.Key())
+			if u := st.Update(o.Stack, o.Name); u != nil {
+				t.Deletes = append(t.Deletes, u.Key())
+			}
 			t.Events = append(t.Events, cluster.Event{Kind: cluster.EventService, Subject: o.FullName(), Text: "removed"})
 		}
 	}

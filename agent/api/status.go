@@ -65,6 +65,10 @@ func (s *Server) Status() Status {
 		if ss.Running < ss.Wanted {
 			out.Problems = append(out.Problems, fmt.Sprintf("service %s/%s: %d of %d running", ss.Stack, ss.Name, ss.Running, ss.Wanted))
 		}
+		if u := ss.Update; u != nil && u.State == cluster.UpdatePaused {
+			out.Warnings = append(out.Warnings, fmt.Sprintf("the update of %s/%s is paused: %s; deploy a version that is mended, or go back with 'skein rollback %[1]s/%[2]s'",
+				ss.Stack, ss.Name, u.Message))
+		}
 		out.Services = append(out.Services, ss)
 	}
 	out.Healthy = len(out.Problems) == 0 && len(out.Nodes) > 0
@@ -152,7 +156,7 @@ func serviceStatus(st *cluster.State, svc *cluster.Service, seen Observation) Se
 	ss := ServiceStatus{
 		Stack: svc.Stack, Name: svc.Name, Mode: svc.Mode, Safety: svc.Safety, Image: svc.Image,
 		Wanted: wanted(st, svc), Addresses: []string{}, Instances: []InstanceStatus{},
-		Pending: seen.Pending[svc.FullName()],
+		Pending: seen.Pending[svc.FullName()], Update: updateStatus(st, svc),
 	}
 	for _, a := range svc.Floating {
 		if len(svc.Ports) == 0 {

@@ -71,6 +71,7 @@ type ServiceStatus struct {
 	Addresses []string         `json:"addresses"`         // floating addresses with published ports
 	Pending   []string         `json:"pending,omitempty"` // why instances are missing, node by node
 	Instances []InstanceStatus `json:"instances"`
+	Update    *UpdateStatus    `json:"update,omitempty"` // the newest change of its specification
 }
 
 // InstanceStatus is one instance of a service.

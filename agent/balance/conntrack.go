@@ -36,16 +36,20 @@ func (b *Balancer) forgetChanges(before, now *model) {
 		proto uint8
 	}
 	still := map[instance]bool{}
-	for name, to := range now.chains {
-		for _, t := range to {
-			still[instance{t, now.protocols[name]}] = true
+	for _, chains := range []map[string][]netip.AddrPort{now.chains, now.draining} {
+		for name, to := range chains {
+			for _, t := range to {
+				still[instance{t, now.protocols[name]}] = true
+			}
 		}
 	}
-	for name, to := range before.chains {
-		for _, t := range to {
-			if i := (instance{t, before.protocols[name]}); !still[i] {
-				still[i] = true
-				b.forget(flowFilter{instance: t, proto: i.proto})
+	for _, chains := range []map[string][]netip.AddrPort{before.chains, before.draining} {
+		for name, to := range chains {
+			for _, t := range to {
+				if i := (instance{t, before.protocols[name]}); !still[i] {
+					still[i] = true
+					b.forget(flowFilter{instance: t, proto: i.proto})
+				}
 			}
 		}
 	}

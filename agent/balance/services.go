@@ -23,6 +23,8 @@ type Service struct {
 	Ports    []Port
 	// Targets are the addresses of the instances that may get new connections, here or on other nodes.
 	Targets []netip.Addr
+	// Draining are instances that get no new connections, and keep those that they have until they are in neither list.
+	Draining []netip.Addr
 }
 
 // Port of a service.
@@ -61,6 +63,7 @@ func (e endpoint) String() string {
 type model struct {
 	chains    map[string][]netip.AddrPort // chain -> instances, sorted
 	endpoints map[endpoint]string         // -> chain
+	draining  map[string][]netip.AddrPort // the same of instances that only keep what they have
 	protocols map[string]uint8            // of a chain
 }
 
@@ -69,12 +72,12 @@ const chainPrefix = "to "
 // buildModel checks the services. What cannot be published is left out and is in the error, by name; the
 // first in order of name has an endpoint that two want.
 func buildModel(services []Service) (*model, error) {
-	m := &model{chains: map[string][]netip.AddrPort{}, endpoints: map[endpoint]string{}, protocols: map[string]uint8{}}
+	m := &model{chains: map[string][]netip.AddrPort{}, draining: map[string][]netip.AddrPort{}, endpoints: map[endpoint]string{}, protocols: map[string]uint8{}}
 	var errs []error
 	services = slices.Clone(services)
 	slices.SortStableFunc(services, func(a, b Service) int { return cmp.Compare(a.Name, b.Name) })
 	for _, s := range services {
-		if err := onlyIPv4(slices.Concat(s.Floating, s.Targets)); err != nil {
+		if err := onlyIPv4(slices.Concat(s.Floating, s.Targets, s.Draining)); err != nil {
 			errs = append(errs, fmt.Errorf("publish %s: %w", s.Name, err))
 			continue
 		}
@@ -93,6 +96,10 @@ func buildModel(services []Service) (*model, error) {
 				continue
 			}
 			chain := chainName(s.Name, proto, p)
+			for _, t := range s.Draining {
+				m.draining[chain] = append(m.draining[chain], netip.AddrPortFrom(t, p.Target))
+				m.protocols[chain] = proto
+			}
 			if len(s.Targets) == 0 {
 				continue // the kernel refuses connections by itself, at once
 			}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -293,5 +294,44 @@ func TestMatchConntrackFlow(t *testing.T) {
 		if got := c.f.MatchConntrackFlow(c.flow); got != c.want {
 			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
 		}
+	}
+}
+
+// TestDraining: an instance that is about to stop gets no new connections and keeps those that it has.
+func TestDraining(t *testing.T) {
+	a, b := netip.MustParseAddr("10.80.1.2"), netip.MustParseAddr("10.80.2.2")
+	port := []Port{{Target: 80, Published: 8080, Protocol: "tcp"}}
+	steps := []struct {
+		targets, draining []netip.Addr
+		forgotten         int
+	}{
+		{targets: []netip.Addr{a, b}},
+		{targets: []netip.Addr{b}, draining: []netip.Addr{a}},
+		{targets: []netip.Addr{b}, forgotten: 1},
+		{draining: []netip.Addr{b}},
+		{forgotten: 1},
+	}
+	bal := &Balancer{flows: make(chan flowFilter, 10)}
+	before := &model{}
+	for i, s := range steps {
+		now, err := buildModel([]Service{{Name: "demo/web", Ports: port, Targets: s.targets, Draining: s.draining}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, to := range now.chains {
+			for _, at := range to {
+				if slices.Contains(s.draining, at.Addr()) {
+					t.Errorf("step %d: %v gets new connections", i, at)
+				}
+			}
+		}
+		bal.forgetChanges(before, now)
+		if got := len(bal.flows); got != s.forgotten {
+			t.Errorf("step %d: connections to %d instances are forgotten, want %d", i, got, s.forgotten)
+		}
+		for len(bal.flows) > 0 {
+			<-bal.flows
+		}
+		before = now
 	}
 }

@@ -67,6 +67,10 @@ type Service struct {
 	Shares   []SharedUse  `json:"shares,omitempty"`   // folders of shared file systems
 	Floating []netip.Addr `json:"floating,omitempty"` // x-skein: addresses that move with the service
 
+	// Update and Rollback say how instances are replaced; nil: DefaultUpdate.
+	Update   *UpdatePolicy `json:"update,omitempty"`
+	Rollback *UpdatePolicy `json:"rollback,omitempty"`
+
 	// Hash changes when an instance has to be replaced to follow the spec.
 	Hash     string `json:"hash"`
 	Revision int64  `json:"-"` // ledger's mod revision, filled in by the store

@@ -22,6 +22,7 @@ const (
 	KeyDisks     = KeyRoot + "disks/"      // disks/<WWN> -> Disk, enrolled
 	KeyVolumes   = KeyRoot + "volumes/"    // volumes/<name> -> VolumeRecord
 	KeyKept      = KeyRoot + "kept/"       // kept/<digest> -> KeptBlob, on the cluster disk
+	KeyUpdates   = KeyRoot + "updates/"    // updates/<stack>/<service> -> Update, the newest
 	KeyShared    = KeyRoot + "shared/"     // shared/<name> -> SharedRecord
 	KeyReports   = KeyRoot + "reports/"    // reports/<shared file system>/<node> -> SharedReport, the newest
 	KeyEvents    = KeyRoot + "events/"     // events/<20-digit sequence> -> Event, the last 1000
@@ -117,6 +118,7 @@ type State struct {
 	Volumes    []VolumeRecord
 	Kept       []KeptBlob
 	Shared     []SharedRecord
+	Updates    []Update
 	Reports    []SharedReport
 	Ports      []NodePorts
 	Age        Age

@@ -119,6 +119,8 @@ type assignment struct {
 	ranSince time.Duration // since when it has been running without a break; 0: it is not
 	settled  bool          // it has been so for settleTime, at some time
 
+	stopAt time.Duration // when one that is to stop is let go; 0: it is not to stop yet
+
 	reported bool
 	want     cluster.Status // newest, as reported or made up here
 	dirty    bool

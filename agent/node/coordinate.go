@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -20,6 +21,7 @@ const mostActions = 20
 type coordinator struct {
 	nodeAt     map[string]time.Duration // node -> from when its record may be written again
 	ended      map[string]time.Duration // instance -> when it was first seen ended
+	ran        map[string]time.Duration // instance -> since when it is seen running
 	fences     map[string]*fencing      // lost node -> its fencing
 	restrained bool                     // the event is written
 	pairSince  time.Duration            // since when there have been two nodes only
@@ -39,24 +41,25 @@ type coordinator struct {
 }
 
 func newCoordinator() coordinator {
-	return coordinator{nodeAt: map[string]time.Duration{}, ended: map[string]time.Duration{}, restarting: map[string]bool{}, fences: map[string]*fencing{}, calm: map[string]*calm{}, sharedAt: map[string]time.Duration{}}
+	return coordinator{nodeAt: map[string]time.Duration{}, ended: map[string]time.Duration{}, ran: map[string]time.Duration{}, restarting: map[string]bool{}, fences: map[string]*fencing{}, calm: map[string]*calm{}, sharedAt: map[string]time.Duration{}}
 }
 
+// noteEnded notes since when instances have ended, or run.
 func (c *coordinator) noteEnded(now time.Duration, st *cluster.State) {
-	ended := map[string]bool{}
-	for i := range st.Statuses {
-		if s := &st.Statuses[i]; s.State.Ended() {
-			ended[s.ID] = true
-			if _, ok := c.ended[s.ID]; !ok {
-				c.ended[s.ID] = now
+	note := func(since map[string]time.Duration, is func(cluster.InstanceState) bool) {
+		still := map[string]bool{}
+		for i := range st.Statuses {
+			if s := &st.Statuses[i]; is(s.State) {
+				still[s.ID] = true
+				if _, ok := since[s.ID]; !ok {
+					since[s.ID] = now
+				}
 			}
 		}
+		maps.DeleteFunc(since, func(id string, _ time.Duration) bool { return !still[id] })
 	}
-	for id := range c.ended {
-		if !ended[id] {
-			delete(c.ended, id)
-		}
-	}
+	note(c.ended, cluster.InstanceState.Ended)
+	note(c.ran, func(s cluster.InstanceState) bool { return s == cluster.InstanceRunning })
 }
 
 // coordinate does the coordinator's duties. Without a majority of the voters that hear us there are none:
@@ -330,7 +333,7 @@ func (b *Brain) writeNode(now time.Duration, n *cluster.Node, next cluster.Node,
 // snapshot is what a plan made here and now depends on.
 func (b *Brain) snapshot(now time.Duration) plan.Snapshot {
 	s := plan.Snapshot{
-		State: b.state, Now: now, Ended: b.coord.ended,
+		State: b.state, Now: now, Ended: b.coord.ended, Ran: b.coord.ran,
 		Silent: map[string]string{}, Evidence: map[plan.Incarnation]takeover.Evidence{},
 	}
 	for i := range b.view.Peers {

@@ -31,7 +31,7 @@ func (b *Brain) decided(d Decided) {
 		return
 	}
 	d.Coordinator, d.Wall = b.self.Name, b.world.Wall()
-	d.Snapshot.Ended = maps.Clone(d.Snapshot.Ended) // ours goes on changing
+	d.Snapshot.Ended, d.Snapshot.Ran = maps.Clone(d.Snapshot.Ended), maps.Clone(d.Snapshot.Ran) // ours go on changing
 	if len(d.Losses) > 0 {
 		d.Heard, d.JoinPatience = b.view.Peers, b.cfg.JoinPatience
 	}
@@ -44,7 +44,7 @@ func (b *Brain) Snapshot() plan.Snapshot {
 		return plan.Snapshot{State: &cluster.State{}}
 	}
 	s := b.snapshot(b.world.Now())
-	s.Ended = maps.Clone(s.Ended)
+	s.Ended, s.Ran = maps.Clone(s.Ended), maps.Clone(s.Ran)
 	return s
 }
 

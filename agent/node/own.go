@@ -88,7 +88,7 @@ func (b *Brain) clearance(a *assignment) []cluster.Event {
 func (b *Brain) run() {
 	keys := make([]runKey, 0, len(b.order))
 	for _, a := range b.order {
-		if stop := a.in.Stop || a.lost != ""; stop || a.takeover.MayRun(a.in.Spec.Safety) && a.reserved() {
+		if stop := a.lost != "" || a.in.Stop && b.letGo(a); stop || a.takeover.MayRun(a.in.Spec.Safety) && a.reserved() {
 			keys = append(keys, runKey{a.in.ID, stop})
 		}
 	}
@@ -97,10 +97,29 @@ func (b *Brain) run() {
 	}
 	list := make([]cluster.Instance, 0, len(keys))
 	for _, k := range keys {
-		list = append(list, b.mine[k.id].order())
+		list = append(list, b.mine[k.id].order(k.stop))
 	}
 	b.running, b.ranOnce = keys, true
 	b.world.Run(list)
+}
+
+// drainTime is how long an instance goes on after it was told to stop, if it answers for a service with others: in that
+// time the other nodes learn that they must send it no new connections. Their maps follow the ledger in some hundredths of
+// a second.
+const drainTime = time.Second
+
+// letGo tells whether an instance that is to stop may: one of several that answer on a published port goes on for
+// drainTime.
+func (b *Brain) letGo(a *assignment) bool {
+	s := &a.in.Spec
+	others := s.Mode == cluster.ModeGlobal || s.Replicas > 1 || s.StartsFirst(false) || s.StartsFirst(true)
+	if len(s.Ports) == 0 || len(s.Floating) > 0 || !others || a.want.State != cluster.InstanceRunning {
+		return true
+	}
+	if a.stopAt == 0 {
+		a.stopAt = b.world.Now() + drainTime
+	}
+	return b.world.Now() >= a.stopAt
 }
 
 const (

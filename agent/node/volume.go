@@ -60,8 +60,9 @@ func (a *assignment) reserved() bool {
 }
 
 // order is the instance as the runner gets it: of one that lost a volume, stopped with no grace.
-func (a *assignment) order() cluster.Instance {
+func (a *assignment) order(stop bool) cluster.Instance {
 	in := a.in
+	in.Stop = stop
 	if a.lost != "" {
 		in.Stop, in.Spec.StopGrace = true, cutGrace
 	}

@@ -39,12 +39,15 @@ func (h *host) count(s *cluster.Service, n int) {
 		if n > 0 {
 			h.ports[port] = s.FullName()
 		} else {
-			delete(h.ports, port)
+			if h.services[s.FullName()] == 0 {
+				delete(h.ports, port)
+			}
 		}
 	}
 }
 
-// nodePorts are the ports that an instance takes on its node: with floating addresses, none.
+// nodePorts are the ports that a service answers on on every node: with floating addresses, none. Instances of one
+// service share them.
 func nodePorts(s *cluster.Service) []string {
 	if len(s.Floating) > 0 {
 		return nil
@@ -85,7 +88,7 @@ func (p *planner) refusal(h *host, s *cluster.Service, avoid map[string]string, 
 		return why
 	}
 	for _, port := range nodePorts(s) {
-		if by := h.ports[port]; by != "" {
+		if by := h.ports[port]; by != "" && by != s.FullName() {
 			return fmt.Sprintf("has port %s taken by %s", port, by)
 		}
 	}

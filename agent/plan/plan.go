@@ -21,6 +21,9 @@ type Snapshot struct {
 	// ended. An instance that is not in it ended just now.
 	Now   time.Duration
 	Ended map[string]time.Duration
+	// Ran tells since when the coordinator has seen an instance (by ID) running without a pause. One that is not in it
+	// began just now.
+	Ran map[string]time.Duration
 	// Silent are nodes that may be about to be lost, and why: they keep what they have and get nothing.
 	Silent map[string]string
 	// Evidence of incarnations that the ledger calls lost or does not know any more.
@@ -47,6 +50,7 @@ const (
 	Stop                 // an owner is told to stop
 	Remove               // a claim leaves the ledger
 	Drained              // a node runs nothing any more
+	Updated              // an update has ended, or goes back
 )
 
 // Action is one change of the ledger that is complete in itself. Its transaction has one event at most,
@@ -107,6 +111,7 @@ func Plan(s Snapshot) Decision {
 	}
 	p.moves()
 	p.drained()
+	p.updated()
 	slices.SortStableFunc(p.out.Actions, func(a, b Action) int { return cmp.Compare(a.Kind, b.Kind) })
 	return p.out
 }
@@ -138,8 +143,10 @@ type planner struct {
 	holders map[string]slotID // floating address -> the slot that holds it
 	todo    []todo
 	moving  []move
-	// unsettled services have a slot that does not run yet, or moves.
+	// unsettled services have a slot that does not run yet, or moves; waiting is how many.
 	unsettled map[string]string
+	waiting   map[string]int
+	updates   map[string]*cluster.Update
 }
 
 func newPlanner(s Snapshot) *planner {
@@ -147,10 +154,15 @@ func newPlanner(s Snapshot) *planner {
 		Snapshot: s,
 		byName:   map[string]*host{}, status: map[string]*cluster.Status{},
 		bySlot: map[slotID]*cluster.Instance{}, wanted: map[slotID]bool{},
-		holders: map[string]slotID{}, unsettled: map[string]string{},
+		holders: map[string]slotID{}, unsettled: map[string]string{}, waiting: map[string]int{},
+		updates: map[string]*cluster.Update{},
 	}
 	for i := range s.State.Statuses {
 		p.status[s.State.Statuses[i].ID] = &s.State.Statuses[i]
+	}
+	for i := range s.State.Updates {
+		u := &s.State.Updates[i]
+		p.updates[u.Stack+"/"+u.Service] = u
 	}
 	for i := range s.State.Nodes {
 		h := newHost(&s.State.Nodes[i])

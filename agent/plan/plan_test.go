@@ -330,11 +330,14 @@ func TestGlobal(t *testing.T) {
 
 func TestPortsOfOneNode(t *testing.T) {
 	b := newBench(2)
-	b.put(service("web", 3, func(s *cluster.Service) {
+	published := func(s *cluster.Service) {
 		s.Ports = []cluster.Port{{Target: 80, Published: 8080, Protocol: "tcp"}}
-	}))
+	}
+	b.put(service("web", 3, published))
+	b.step(t)
+	want(t, b, "web", "1:n1, 3:n1, 2:n2") // the nodes' port leads to all of them
+	b.put(service("xeb", 1, published))
 	d := b.step(t)
-	want(t, b, "web", "1:n1, 2:n2")
 	if len(d.Pending) != 1 || !strings.Contains(d.Pending[0].String(), "n1 has port 8080/tcp taken by demo/web") {
 		t.Errorf("got %+v", d.Pending)
 	}

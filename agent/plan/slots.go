@@ -36,6 +36,9 @@ func (p *planner) service(s *cluster.Service) {
 		for slot := 1; slot <= s.Replicas; slot++ {
 			p.slot(s, slotID{s.Stack, s.Name, slot}, "")
 		}
+		for slot := s.Replicas + 1; slot <= s.Replicas+p.surge(s); slot++ {
+			p.slot(s, slotID{s.Stack, s.Name, slot}, "")
+		}
 		return
 	}
 	for _, h := range p.hosts {
@@ -59,7 +62,7 @@ func (p *planner) slot(s *cluster.Service, id slotID, only string) {
 	p.wanted[id] = true
 	in := p.bySlot[id]
 	if in == nil {
-		p.unsettled[s.FullName()] = id.String()
+		p.unsettle(s, id)
 		p.later(Claim, func() { p.claim(claim{svc: s, id: id, only: only, why: s.FullName() + " should have it"}) })
 		return
 	}
@@ -68,7 +71,7 @@ func (p *planner) slot(s *cluster.Service, id slotID, only string) {
 		return // a result, wherever its node is now
 	}
 	if !p.up(in) {
-		p.unsettled[s.FullName()] = id.String()
+		p.unsettle(s, id)
 	}
 	switch {
 	case !p.alive(in):
@@ -284,8 +287,14 @@ func (p *planner) whyUnwanted(in *cluster.Instance) string {
 	return fmt.Sprintf("%s/%s was removed", in.Stack, in.Service)
 }
 
+// unsettle notes a slot that does not run.
+func (p *planner) unsettle(s *cluster.Service, id slotID) {
+	p.unsettled[s.FullName()] = id.String()
+	p.waiting[s.FullName()]++
+}
+
 // moves stops instances that should run elsewhere or otherwise: what is up one at a time for each
-// service, and one at a time for each node that is drained.
+// service, unless its update policy says otherwise, and one at a time for each node that is drained.
 func (p *planner) moves() {
 	busy := map[string]bool{}
 	for _, id := range p.slotIDs {
@@ -295,8 +304,12 @@ func (p *planner) moves() {
 	}
 	for _, m := range p.moving {
 		id, name := slotOf(m.in), m.svc.FullName()
-		if other := p.unsettled[name]; p.up(m.in) && other != "" {
+		if other := p.unsettled[name]; p.up(m.in) && p.waiting[name] >= p.atOnce(m) {
 			p.pend(id, nil, "%s; waits until %s runs", m.reason, other)
+			continue
+		}
+		if why := p.holdsBack(m); why != "" {
+			p.pend(id, nil, "%s; %s", m.reason, why)
 			continue
 		}
 		if m.drain && busy[m.in.Node] {
@@ -311,7 +324,7 @@ func (p *planner) moves() {
 			continue
 		}
 		busy[m.in.Node] = true
-		p.unsettled[name] = id.String()
+		p.unsettle(m.svc, id)
 		p.stop(m.in, m.reason)
 	}
 }

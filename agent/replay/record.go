@@ -80,6 +80,7 @@ type Input struct {
 
 	Now      time.Duration `json:"now_ns"`
 	Ended    []ended       `json:"ended,omitempty"`
+	Ran      []ended       `json:"ran,omitempty"`
 	Silent   []silent      `json:"silent,omitempty"`
 	Evidence []evidence    `json:"evidence,omitempty"`
 
@@ -132,6 +133,10 @@ func NewInput(s plan.Snapshot) Input {
 		in.Ended = append(in.Ended, ended{id, t})
 	}
 	slices.SortFunc(in.Ended, func(a, b ended) int { return cmp.Compare(a.ID, b.ID) })
+	for id, t := range s.Ran {
+		in.Ran = append(in.Ran, ended{id, t})
+	}
+	slices.SortFunc(in.Ran, func(a, b ended) int { return cmp.Compare(a.ID, b.ID) })
 	for n, why := range s.Silent {
 		in.Silent = append(in.Silent, silent{n, why})
 	}
@@ -172,8 +177,11 @@ func (in *Input) Snapshot() plan.Snapshot {
 		st.Statuses = append(st.Statuses, v.Value)
 	}
 	s := plan.Snapshot{
-		State: st, Now: in.Now, Ended: map[string]time.Duration{}, Silent: map[string]string{},
+		State: st, Now: in.Now, Ended: map[string]time.Duration{}, Ran: map[string]time.Duration{}, Silent: map[string]string{},
 		Evidence: map[plan.Incarnation]takeover.Evidence{},
+	}
+	for _, e := range in.Ran {
+		s.Ran[e.ID] = e.At
 	}
 	for _, e := range in.Ended {
 		s.Ended[e.ID] = e.At
@@ -229,7 +237,7 @@ func loss(name, why string) Action {
 }
 
 var kinds = map[plan.Kind]string{
-	plan.Takeover: "takeover", plan.Replace: "replace", plan.Claim: "claim", plan.Stop: "stop", plan.Remove: "remove", plan.Drained: "drained",
+	plan.Takeover: "takeover", plan.Replace: "replace", plan.Claim: "claim", plan.Stop: "stop", plan.Remove: "remove", plan.Drained: "drained", plan.Updated: "updated",
 }
 
 func actions(st *cluster.State, d plan.Decision) []Action {

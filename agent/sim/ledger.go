@@ -114,6 +114,9 @@ func (l *Ledger) State() *cluster.State {
 		case cluster.SharedReport:
 			v.Revision = r.change
 			st.Reports = append(st.Reports, v)
+		case cluster.Update:
+			v.Revision = r.change
+			st.Updates = append(st.Updates, v)
 		case cluster.NodePorts:
 			v.Revision = r.change
 			st.Ports = append(st.Ports, v)

@@ -14,7 +14,7 @@ import (
 )
 
 // statePrefixes are what a State is made of; meta is one key.
-var statePrefixes = []string{cluster.KeyNodes, cluster.KeyServices, cluster.KeyInstances, cluster.KeyStatus, cluster.KeyImages, cluster.KeyBMCs, cluster.KeyFences, cluster.KeyFenceRate, cluster.KeyWatchdogs, cluster.KeySANs, cluster.KeyDisks, cluster.KeyVolumes, cluster.KeyKept, cluster.KeyShared, cluster.KeyReports, cluster.KeyDisk, cluster.KeyAdmission, cluster.KeyAge, cluster.KeyCerts, cluster.KeyUsers, cluster.KeyNetboot, cluster.KeyPorts}
+var statePrefixes = []string{cluster.KeyNodes, cluster.KeyServices, cluster.KeyInstances, cluster.KeyStatus, cluster.KeyImages, cluster.KeyBMCs, cluster.KeyFences, cluster.KeyFenceRate, cluster.KeyWatchdogs, cluster.KeySANs, cluster.KeyDisks, cluster.KeyVolumes, cluster.KeyKept, cluster.KeyShared, cluster.KeyReports, cluster.KeyDisk, cluster.KeyAdmission, cluster.KeyUpdates, cluster.KeyAge, cluster.KeyCerts, cluster.KeyUsers, cluster.KeyNetboot, cluster.KeyPorts}
 
 // Read reads the whole state as it is now: all that was committed before the call is in it.
 func (s *Store) Read(ctx context.Context) (*cluster.State, error) {
@@ -220,6 +220,13 @@ func (b *builder) put(kv *mvccpb.KeyValue) error {
 		}
 		v.Revision = kv.ModRevision
 		set(b, cluster.KeyReports, &b.next.Reports, key, v, (*cluster.SharedReport).Key)
+	case strings.HasPrefix(key, cluster.KeyUpdates):
+		var v cluster.Update
+		if err := json.Unmarshal(kv.Value, &v); err != nil {
+			return err
+		}
+		v.Revision = kv.ModRevision
+		set(b, cluster.KeyUpdates, &b.next.Updates, key, v, (*cluster.Update).Key)
 	case strings.HasPrefix(key, cluster.KeyPorts):
 		var v cluster.NodePorts
 		if err := json.Unmarshal(kv.Value, &v); err != nil {
@@ -285,6 +292,8 @@ func (b *builder) remove(key string) {
 		unset(b, cluster.KeyShared, &b.next.Shared, key, (*cluster.SharedRecord).Key)
 	case strings.HasPrefix(key, cluster.KeyReports):
 		unset(b, cluster.KeyReports, &b.next.Reports, key, (*cluster.SharedReport).Key)
+	case strings.HasPrefix(key, cluster.KeyUpdates):
+		unset(b, cluster.KeyUpdates, &b.next.Updates, key, (*cluster.Update).Key)
 	case strings.HasPrefix(key, cluster.KeyPorts):
 		unset(b, cluster.KeyPorts, &b.next.Ports, key, (*cluster.NodePorts).Key)
 	case strings.HasPrefix(key, cluster.KeyCerts):

@@ -42,6 +42,7 @@ const (
 func Hash(s *cluster.Service) string {
 	c := *s
 	c.Replicas, c.Hash, c.Revision = 0, "", 0
+	c.Update, c.Rollback = nil, nil // how it is replaced is no reason to replace it
 	c.Volumes = slices.Clone(c.Volumes)
 	for i := range c.Volumes { // where it is written, and what the ledger knows of it, is no reason to replace it
 		v := &c.Volumes[i]
@@ -88,6 +89,7 @@ func (f *file) services(project *types.Project, root map[string]any) []cluster.S
 		}
 		f.mode(&s, p, &cs)
 		f.restart(&s, p, &cs)
+		f.updates(&s, p, &cs)
 		x, _ := cs.Extensions["x-skein"].(map[string]any)
 		f.health(&s, p, cs.HealthCheck, x["health"] != nil)
 		f.resources(&s, p, &cs)
@@ -165,6 +167,47 @@ func (f *file) constraint(s *cluster.Service, p, text string) {
 		return
 	}
 	s.Constraints = append(s.Constraints, m[1]+" "+m[2]+" "+m[3])
+}
+
+// updates reads how instances are replaced.
+func (f *file) updates(s *cluster.Service, p string, cs *types.ServiceConfig) {
+	if cs.Deploy == nil {
+		return
+	}
+	read := func(p string, c *types.UpdateConfig, actions ...cluster.FailureAction) *cluster.UpdatePolicy {
+		if c == nil {
+			return nil
+		}
+		u := cluster.DefaultUpdate
+		if c.Parallelism != nil {
+			u.Parallelism = int(min(*c.Parallelism, maxReplicas))
+		}
+		u.Delay = time.Duration(c.Delay)
+		if c.Monitor != 0 {
+			u.Monitor = time.Duration(c.Monitor)
+		}
+		if u.MaxFailureRatio = float64(c.MaxFailureRatio); !(u.MaxFailureRatio >= 0 && u.MaxFailureRatio <= 1) {
+			f.fail(p+".max_failure_ratio", "%v is not between 0 and 1", c.MaxFailureRatio)
+		}
+		if c.FailureAction != "" {
+			if u.FailureAction = cluster.FailureAction(c.FailureAction); !slices.Contains(actions, u.FailureAction) {
+				f.fail(p+".failure_action", "%q is not one of %v", c.FailureAction, actions)
+			}
+		}
+		switch c.Order {
+		case "", "stop-first":
+		case "start-first":
+			u.StartFirst = true
+			if s.Mode != cluster.ModeReplicated {
+				f.warn(p+".order", "start-first is for replicated services: an old instance is stopped before a new one runs")
+			}
+		default:
+			f.fail(p+".order", "%q is not one of stop-first, start-first", c.Order)
+		}
+		return &u
+	}
+	s.Update = read(p+".deploy.update_config", cs.Deploy.UpdateConfig, cluster.FailurePause, cluster.FailureContinue, cluster.FailureRollback)
+	s.Rollback = read(p+".deploy.rollback_config", cs.Deploy.RollbackConfig, cluster.FailurePause, cluster.FailureContinue)
 }
 
 func (f *file) restart(s *cluster.Service, p string, cs *types.ServiceConfig) {

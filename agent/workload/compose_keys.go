@@ -30,6 +30,12 @@ var (
 		services.*.deploy.restart_policy services.*.deploy.restart_policy.condition
 		services.*.deploy.restart_policy.delay services.*.deploy.restart_policy.max_attempts
 		services.*.deploy.restart_policy.window
+		services.*.deploy.update_config services.*.deploy.update_config.parallelism services.*.deploy.update_config.delay
+		services.*.deploy.update_config.failure_action services.*.deploy.update_config.monitor
+		services.*.deploy.update_config.max_failure_ratio services.*.deploy.update_config.order
+		services.*.deploy.rollback_config services.*.deploy.rollback_config.parallelism services.*.deploy.rollback_config.delay
+		services.*.deploy.rollback_config.failure_action services.*.deploy.rollback_config.monitor
+		services.*.deploy.rollback_config.max_failure_ratio services.*.deploy.rollback_config.order
 		services.*.deploy.placement services.*.deploy.placement.constraints
 		services.*.ports services.*.ports.[].target services.*.ports.[].published services.*.ports.[].protocol
 		services.*.configs services.*.configs.[].source services.*.configs.[].target services.*.configs.[].mode
@@ -73,22 +79,21 @@ var (
 
 	// why a key has no effect, where more can be said than that
 	ignoredKeys = map[string]string{
-		"version":                         "obsolete, remove it",
-		"name":                            "the stack's name is the one given to deploy",
-		"networks":                        "all services of a cluster share one network and find each other by name; there is no separation between networks",
-		"services.*.networks":             "all services of a cluster share one network and find each other by name; there is no separation between networks",
-		"secrets":                         "secrets are not supported yet: the containers will not find them",
-		"services.*.secrets":              "secrets are not supported yet: the container will not find them",
-		"services.*.depends_on":           "services start in any order, on any node, and any of them may restart at any time: let this one wait and try again",
-		"services.*.links":                "services find each other by name",
-		"services.*.container_name":       "instances are named stack.service.slot",
-		"services.*.logging":              "logs are kept on the node, see \"skein logs\"",
-		"services.*.init":                 "the image's process is process 1 of the container; build a reaper into the image if it needs one",
-		"services.*.platform":             "the image must be made for the nodes' processor",
-		"services.*.develop":              "it is for development",
-		"services.*.deploy.update_config": "instances are replaced one at a time, each once the one before runs",
-		"services.*.profiles":             "services with profiles are not deployed: remove it to deploy the service",
-		"services.*.security_opt":         "system calls are always filtered",
+		"version":                   "obsolete, remove it",
+		"name":                      "the stack's name is the one given to deploy",
+		"networks":                  "all services of a cluster share one network and find each other by name; there is no separation between networks",
+		"services.*.networks":       "all services of a cluster share one network and find each other by name; there is no separation between networks",
+		"secrets":                   "secrets are not supported yet: the containers will not find them",
+		"services.*.secrets":        "secrets are not supported yet: the container will not find them",
+		"services.*.depends_on":     "services start in any order, on any node, and any of them may restart at any time: let this one wait and try again",
+		"services.*.links":          "services find each other by name",
+		"services.*.container_name": "instances are named stack.service.slot",
+		"services.*.logging":        "logs are kept on the node, see \"skein logs\"",
+		"services.*.init":           "the image's process is process 1 of the container; build a reaper into the image if it needs one",
+		"services.*.platform":       "the image must be made for the nodes' processor",
+		"services.*.develop":        "it is for development",
+		"services.*.profiles":       "services with profiles are not deployed: remove it to deploy the service",
+		"services.*.security_opt":   "system calls are always filtered",
 	}
 )
 

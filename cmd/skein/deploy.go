@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/skein-os/skein/agent/api"
+	"github.com/skein-os/skein/agent/cluster"
 	"github.com/skein-os/skein/agent/workload"
 )
 
@@ -73,15 +75,38 @@ func deploy(ctx context.Context, c *api.Client, file, stack string, detach bool,
 	for _, s := range services {
 		hashes[s.FullName()] = true
 	}
-	return waitFor(ctx, c, func(st api.Status) (bool, string) {
+	return awaitServices(ctx, c, hashes, true)
+}
+
+// awaitServices waits until the services run as they should, and with updates until those are over, well or not.
+func awaitServices(ctx context.Context, c *api.Client, names map[string]bool, updates bool) error {
+	var failed []string
+	err := waitFor(ctx, c, func(st api.Status) (bool, string) {
 		var missing []string
+		failed = nil
 		for _, s := range st.Services {
-			if hashes[s.Stack+"/"+s.Name] && s.Running < s.Wanted {
+			name, u := s.Stack+"/"+s.Name, s.Update
+			if !updates {
+				u = nil
+			}
+			switch {
+			case !names[name]:
+			case u != nil && u.State == cluster.UpdatePaused:
+				failed = append(failed, fmt.Sprintf("the update of %s is paused: %s; deploy a version that is mended, or go back with 'skein rollback %[1]s'", name, u.Message))
+			case u != nil && u.State.Going():
+				missing = append(missing, fmt.Sprintf("%s %s, %d of %d done", name, u.State, u.Done, s.Wanted))
+			case u != nil && u.State == cluster.UpdateRolledBack:
+				failed = append(failed, fmt.Sprintf("the update of %s was rolled back: %s", name, u.Message))
+			case s.Running < s.Wanted:
 				missing = append(missing, describeMissing(s))
 			}
 		}
 		return len(missing) == 0, strings.Join(missing, "; ")
 	})
+	if err == nil && len(failed) > 0 {
+		err = errors.New(strings.Join(failed, "; "))
+	}
+	return err
 }
 
 // describeMissing says what a service that is not yet there waits for.

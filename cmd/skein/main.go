@@ -88,7 +88,7 @@ func rootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.PersistentFlags().String("context", "", "which cluster to talk to (see 'skein context ls'; default: the current one, or $SKEIN_CONTEXT)")
 	root.PersistentFlags().String("endpoint", "", "ask this node, HOST[:PORT], and no other (default: whichever of the context's answers)")
-	root.AddCommand(statusCommand(), nodeCommand(), deployCommand(), lsCommand(), psCommand(), logsCommand(),
+	root.AddCommand(statusCommand(), nodeCommand(), deployCommand(), scaleCommand(), rollbackCommand(), lsCommand(), psCommand(), logsCommand(),
 		execCommand(), rmCommand(), eventsCommand(), whyCommand(), planCommand(), decisionsCommand(), replayCommand(),
 		fenceCommand(), sanCommand(), diskCommand(), volumeCommand(), sharedCommand(), clusterCommand(), netCommand(), netbootCommand(), imageCommand(), runCommand(), arrayCommand(), mapCommand(), jobCommand(), contextCommand(), userCommand(), labCommand())
 	// A wrong number of arguments is wrong usage, whatever the command.

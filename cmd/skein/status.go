@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/skein-os/skein/agent/api"
+	"github.com/skein-os/skein/agent/cluster"
 )
 
 func statusCommand() *cobra.Command {
@@ -89,6 +90,15 @@ func drawServices(t *table, st api.Status) {
 			}
 			on = append(on, where)
 		}
-		t.row(s.Stack+"/"+s.Name, fmt.Sprintf("%d/%d", s.Running, s.Wanted), joined(on), joined(s.Addresses), s.Image)
+		t.row(s.Stack+"/"+s.Name, runningText(s), joined(on), joined(s.Addresses), s.Image)
 	}
+}
+
+// runningText is how many instances run, and how far an update is.
+func runningText(s api.ServiceStatus) string {
+	text := fmt.Sprintf("%d/%d", s.Running, s.Wanted)
+	if u := s.Update; u != nil && (u.State.Going() || u.State == cluster.UpdatePaused) {
+		text += fmt.Sprintf(" (%s, %d done)", u.State, u.Done)
+	}
+	return text
 }
