@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -102,48 +103,24 @@ func (s *Images) pull(ctx context.Context, norm string, r name.Reference) (im cl
 func (s *Images) FetchFrom(ctx context.Context, peer Peer, want cluster.Image) (err error) {
 	s.begin()
 	defer func() { s.end(err != nil) }()
-	fetch := func(digest string, limit int64) error {
-		if s.HasBlob(digest) {
-			return nil
-		}
-		if _, err := hexDigest(digest); err != nil {
-			return err
-		}
-		rc, err := peer.Fetch(ctx, digest)
-		if err != nil {
-			return err
-		}
-		_, _, err = s.put(ctx, digest, limit, rc)
-		return errors.Join(err, rc.Close())
-	}
-	if err := fetch(want.Digest, s.limits.Document); err != nil {
-		return fmt.Errorf("fetch manifest of image %s: %w", want.Ref, err)
-	}
-	data, err := s.document(want.Digest)
+	im, err := s.record(ctx, want.Ref, want.Top(), want.Source, closure{s: s, fetch: peer.Fetch, sizes: map[string]int64{}})
 	if err != nil {
 		return fmt.Errorf("fetch image %s: %w", want.Ref, err)
 	}
-	m, err := parseManifest(data, s.limits)
-	if err != nil {
-		return fmt.Errorf("fetch image %s: %w", want.Ref, err)
+	if im.Digest != want.Digest && !want.Artifact {
+		return fmt.Errorf("fetch image %s: %s is not an image that runs here", want.Ref, want.Digest)
 	}
-	for _, d := range append([]v1.Descriptor{m.Config}, m.Layers...) {
-		if err := fetch(d.Digest.String(), d.Size); err != nil {
-			return fmt.Errorf("fetch image %s: %w", want.Ref, err)
-		}
-	}
-	im, err := s.describe(want.Ref, want.Digest, want.Source, m)
-	if err != nil {
-		return err
-	}
-	im.Loaded = want.Loaded
+	im.Digest, im.Loaded = want.Digest, want.Loaded
 	return s.add(im)
 }
 
 // Ensure makes an image ready to start: its blobs here, unpacked. It tries the peers in order, then, if
 // the image came from a registry, that. If everything is there already it costs one map look-up.
 func (s *Images) Ensure(ctx context.Context, want cluster.Image, peers ...Peer) error {
-	if here, err := s.Find(want.Ref, want.Digest); err == nil {
+	if here, err := s.Find(want.Ref, want.Digest); err == nil && s.complete(here, want) {
+		if want.Artifact {
+			return nil
+		}
 		_, err := s.Prepare(ctx, here.Digest)
 		return err
 	}
@@ -153,13 +130,16 @@ func (s *Images) Ensure(ctx context.Context, want cluster.Image, peers ...Peer) 
 	var errs []error
 	for _, p := range peers {
 		err := s.FetchFrom(ctx, p, want)
+		if err == nil && want.Artifact {
+			return nil
+		}
 		if err == nil {
 			_, err = s.Prepare(ctx, want.Digest)
 			return err
 		}
 		errs = append(errs, err)
 	}
-	if want.Source != "" && want.Source != SourceArchive {
+	if want.Source != "" && want.Source != SourceArchive && want.Source != SourcePush {
 		// By digest: the tag may mean another image today.
 		r, err := name.ParseReference(want.Ref)
 		if err != nil {
@@ -176,4 +156,24 @@ func (s *Images) Ensure(ctx context.Context, want cluster.Image, peers ...Peer) 
 		return fmt.Errorf("image %s (%.19s): %w on this node, and no other node was offered that has it", want.Ref, want.Digest, ErrNotFound)
 	}
 	return fmt.Errorf("image %s (%.19s): no source could give it: %w", want.Ref, want.Digest, errors.Join(errs...))
+}
+
+// complete tells whether what is here under a digest is all of what is wanted, and gives it the name that is wanted: the
+// blobs of a name that is missing would go with the last other one.
+func (s *Images) complete(here, want cluster.Image) bool {
+	for _, b := range want.Blobs {
+		if !slices.Contains(here.Blobs, b) && !s.HasBlob(b) {
+			return false
+		}
+	}
+	if want.Digest == "" || want.Ref == here.Ref || len(want.Blobs) == 0 {
+		return true
+	}
+	if named, err := s.Find(want.Ref, ""); err == nil && named.Digest == want.Digest && named.Index == want.Index {
+		return true
+	}
+	if err := s.add(want); err != nil {
+		s.log.Warn("image store: a second name is not recorded", "image", want.Ref, "err", err)
+	}
+	return true
 }
