@@ -41,6 +41,9 @@ func (c *closure) get(ctx context.Context, digest string, limit int64) error {
 	if _, ok := c.sizes[digest]; ok {
 		return nil
 	}
+	if _, err := hexDigest(digest); err != nil {
+		return fmt.Errorf("%w: %w", ErrManifest, err)
+	}
 	size, err := c.size(digest)
 	if errors.Is(err, ErrNotFound) && c.fetch != nil {
 		var rc io.ReadCloser
@@ -78,7 +81,7 @@ func (c *closure) size(digest string) (int64, error) {
 // walk gets all that a manifest or index needs, and tells which manifest in it can be run here, "" if none.
 func (c *closure) walk(ctx context.Context, digest string, depth int) (runs string, err error) {
 	if depth > 4 {
-		return "", errors.New("indexes within indexes, too deep")
+		return "", fmt.Errorf("%w: indexes within indexes, too deep", ErrManifest)
 	}
 	if err := c.get(ctx, digest, c.s.limits.Document); err != nil {
 		return "", err
@@ -89,12 +92,12 @@ func (c *closure) walk(ctx context.Context, digest string, depth int) (runs stri
 	}
 	kind, err := ManifestType(data)
 	if err != nil {
-		return "", fmt.Errorf("manifest %s: %w", digest, err)
+		return "", fmt.Errorf("%s: %w: %w", digest, ErrManifest, err)
 	}
 	if types.MediaType(kind).IsIndex() {
 		index, err := v1.ParseIndexManifest(bytes.NewReader(data))
 		if err != nil {
-			return "", fmt.Errorf("image index %s: %w", digest, err)
+			return "", fmt.Errorf("%s: %w: %w", digest, ErrManifest, err)
 		}
 		if len(index.Manifests) > c.s.limits.Images {
 			return "", fmt.Errorf("image index %s: %d manifests, at most %d are accepted: %w", digest, len(index.Manifests), c.s.limits.Images, ErrTooLarge)
@@ -111,6 +114,9 @@ func (c *closure) walk(ctx context.Context, digest string, depth int) (runs stri
 		return runs, nil
 	}
 	m, err := parseManifest(data, c.s.limits)
+	if err != nil && !errors.Is(err, ErrTooLarge) {
+		err = fmt.Errorf("%s: %w: %w", digest, ErrManifest, err)
+	}
 	if err != nil {
 		return "", err
 	}

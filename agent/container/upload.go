@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -117,5 +118,25 @@ func (s *Images) Tidy() error {
 	}
 	err := s.sweep()
 	s.garbage = s.garbage || len(s.held) > 0
+	return err
+}
+
+// Bring gets a blob of at most limit bytes if it is not here, and holds it for HoldTime.
+func (s *Images) Bring(ctx context.Context, digest string, limit int64, fetch Fetch) error {
+	_, err := s.Hold(digest)
+	if !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	s.begin() // no sweep between its coming and its being held
+	defer s.end(false)
+	rc, err := fetch(ctx, digest)
+	if err != nil {
+		return err
+	}
+	_, _, err = s.put(ctx, digest, limit, rc)
+	if err = errors.Join(err, rc.Close()); err != nil {
+		return err
+	}
+	_, err = s.Hold(digest)
 	return err
 }
