@@ -70,6 +70,12 @@ type Image struct {
 	Index string `json:"index,omitempty"`
 	// Artifact: nothing of it can be run here. It is kept for the registry's clients, and never unpacked.
 	Artifact bool `json:"artifact,omitempty"`
+	// Subject is the digest of the manifest that an artifact is about: a signature stays as long as what it signs.
+	Subject string `json:"subject,omitempty"`
+	// Replaced: it had a name that means another image now.
+	Replaced bool `json:"replaced,omitempty"`
+	// Used is when a service was last deployed with it; zero: never.
+	Used time.Time `json:"used,omitzero"`
 
 	Revision int64 `json:"-"`
 }
@@ -126,6 +132,9 @@ type State struct {
 	Kept       []KeptBlob
 	Shared     []SharedRecord
 	Reports    []SharedReport
+
+	RegistryUsers []RegistryUser
+	RegistryHosts []RegistryHost
 	// Events are not part of it: they are read by whoever shows them.
 }
 

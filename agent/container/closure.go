@@ -34,6 +34,8 @@ type closure struct {
 	sizes map[string]int64
 	blobs []string
 	total int64
+	// subject of the manifest that was begun with.
+	subject string
 }
 
 // get sees to it that a blob is here.
@@ -119,6 +121,9 @@ func (c *closure) walk(ctx context.Context, digest string, depth int) (runs stri
 	}
 	if err != nil {
 		return "", err
+	}
+	if depth == 0 && m.Subject != nil {
+		c.subject = m.Subject.Digest.String()
 	}
 	for _, d := range append([]v1.Descriptor{m.Config}, m.Layers...) {
 		b := d.Digest.String()
@@ -210,7 +215,7 @@ func (s *Images) record(ctx context.Context, ref, digest, source string, c closu
 	switch runs {
 	case digest:
 	case "":
-		im.Digest, im.Artifact = digest, true
+		im.Digest, im.Artifact, im.Subject = digest, true, c.subject
 	default:
 		im.Index = digest
 	}
