@@ -33,6 +33,7 @@ func (s *Server) deploy(w http.ResponseWriter, r *http.Request) error {
 	if len(t.Puts)+len(t.Deletes) > 0 {
 		holdVolumes(st, &t)
 		holdShares(st, &t)
+		holdImages(st, &t, time.Now())
 		_, who := s.role(r)
 		for i := range t.Events {
 			t.Events[i].Node, t.Events[i].Time = s.backend.Self(), time.Now()
@@ -93,6 +94,9 @@ func checkServices(st *cluster.State, stack string, services []cluster.Service) 
 			return badRequest("service %s: the cluster has no image %q; load it with 'skein image load FILE' or fetch it with 'skein image pull %s'",
 				svc.FullName(), svc.Image, svc.Image)
 		}
+		if img.Artifact {
+			return badRequest("service %s: %q cannot be run: it is no container image for these machines", svc.FullName(), svc.Image)
+		}
 		svc.ImageDigest = img.Digest
 	}
 	return nil
@@ -116,6 +120,7 @@ func holdVolumes(st *cluster.State, t *cluster.Txn) {
 }
 
 func findImage(st *cluster.State, ref string) *cluster.Image {
+	ref = cluster.PlainRef(ref)
 	for i := range st.Images {
 		if im := &st.Images[i]; im.Ref == ref || im.Ref == ref+":latest" {
 			return im
