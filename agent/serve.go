@@ -166,6 +166,9 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	run(p.tellSAN)
 	run(p.disks.Watch)
 	run(p.followDisks)
+	if !p.a.id.Witness {
+		run(func(ctx context.Context) { p.serveRegistry(ctx, serverTLS) })
+	}
 	run(p.jobs.coordinate)
 	run(p.jobs.execute)
 	a.log.Info("node is a member", "node", self.Name, "number", self.Number, "epoch", self.Epoch, "cluster", m.Meta.Name)
@@ -202,6 +205,7 @@ func (p *parts) open() error {
 	if p.images, err = container.OpenImages(p.a.path("images"), container.Limits{}, log.With("part", "images")); err != nil {
 		return err
 	}
+	p.images.Origins = p.origins
 	if p.runtime, err = container.New(container.Config{
 		Root: p.a.path("containers"), Images: p.images, Cgroup: "/skein.services",
 		Volumes: p.a.path("volumes"), Shared: SharedRoot,
@@ -570,6 +574,7 @@ func (p *parts) serveAPI(ctx context.Context, l net.Listener, serverTLS *tls.Con
 	join.Heard = p.heard
 	handler := api.NewServer(&backend{parts: p}, join, pki.Caller, p.a.log.With("part", "api"))
 	handler.HandleJobs(p.jobs)
+	handler.HandleRegistry(p.jobImages)
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true) // joining is one HTTP/1 request on the connection that its proof is bound to
 	protocols.SetHTTP2(true)

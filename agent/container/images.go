@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -59,6 +60,10 @@ func (l Limits) withDefaults() Limits {
 //	roots/<hex>/         unpacked images, by manifest digest
 //	images.json          names
 type Images struct {
+	// Origins tells where images of a registry can be had, in order. It is set before the first pull; nil: at the registry,
+	// without credentials.
+	Origins func(ctx context.Context, host string) ([]Origin, error)
+
 	dir    string
 	limits Limits
 	log    *slog.Logger

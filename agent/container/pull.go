@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"runtime"
 	"slices"
 
@@ -29,8 +31,57 @@ func (f PeerFunc) Fetch(ctx context.Context, digest string) (io.ReadCloser, erro
 	return f(ctx, digest)
 }
 
-// Pull gets an image from its registry, without credentials.
+// Origin is where images of a registry can be had: itself, or a mirror with the same repositories.
+type Origin struct {
+	Host           string
+	User, Password string // User empty: without credentials
+}
+
+// dockerHub is what Docker's registry is called in references, and where it is.
+const dockerHub, dockerHubHost = "docker.io", name.DefaultRegistry
+
+// origins are where an image can be had, in the order in which to ask.
+func (s *Images) origins(ctx context.Context, r name.Reference) ([]Origin, error) {
+	host := r.Context().RegistryStr()
+	if host == dockerHubHost {
+		host = dockerHub
+	}
+	if s.Origins == nil {
+		return []Origin{{Host: host}}, nil
+	}
+	return s.Origins(ctx, host)
+}
+
+// at is the same image at an origin.
+func (o Origin) at(r name.Reference) (name.Reference, error) {
+	host := o.Host
+	if host == dockerHub {
+		host = dockerHubHost
+	}
+	repo := host + "/" + r.Context().RepositoryStr()
+	if d, ok := r.(name.Digest); ok {
+		return name.NewDigest(repo + "@" + d.DigestStr())
+	}
+	return name.NewTag(repo + ":" + r.Identifier())
+}
+
+// sealed refuses to send credentials to another machine without TLS: whoever is on the wire could read them.
+type sealed struct{ http.RoundTripper }
+
+func (t sealed) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Scheme != "https" && r.Header.Get("Authorization") != "" {
+		if ip := net.ParseIP(r.URL.Hostname()); r.URL.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {
+			return nil, fmt.Errorf("%s has no TLS: the password is not sent to it", r.URL.Host)
+		}
+	}
+	return t.RoundTripper.RoundTrip(r)
+}
+
+// Pull gets an image from its registry or a mirror of it, with the credentials that there are for them.
 func (s *Images) Pull(ctx context.Context, ref string) (cluster.Image, error) {
+	if cluster.PlainRef(ref) != ref {
+		return cluster.Image{}, fmt.Errorf("image %s: it is in the cluster's own registry: there is nothing to fetch", ref)
+	}
 	norm, err := Normalize(ref)
 	if err != nil {
 		return cluster.Image{}, err
@@ -39,17 +90,45 @@ func (s *Images) Pull(ctx context.Context, ref string) (cluster.Image, error) {
 	if err != nil {
 		return cluster.Image{}, fmt.Errorf("image reference %q: %w", ref, err)
 	}
-	im, err := s.pull(ctx, norm, r)
+	im, err := s.pullFrom(ctx, norm, r)
 	if err != nil {
 		return cluster.Image{}, fmt.Errorf("pull image %s from %s: %w; if the registry cannot be reached from here, use 'skein image load' with an archive of the image", norm, r.Context().RegistryStr(), err)
 	}
 	return im, nil
 }
 
-func (s *Images) pull(ctx context.Context, norm string, r name.Reference) (im cluster.Image, err error) {
+// pullFrom asks the origins one after the other.
+func (s *Images) pullFrom(ctx context.Context, norm string, r name.Reference) (cluster.Image, error) {
+	origins, err := s.origins(ctx, r)
+	if err != nil {
+		return cluster.Image{}, err
+	}
+	var errs []error
+	for _, o := range origins {
+		at, err := o.at(r)
+		if err == nil {
+			var im cluster.Image
+			if im, err = s.pull(ctx, norm, r, at, o); err == nil {
+				return im, nil
+			}
+		}
+		if len(origins) > 1 {
+			err = fmt.Errorf("%s: %w", o.Host, err)
+		}
+		errs = append(errs, err)
+	}
+	return cluster.Image{}, errors.Join(errs...)
+}
+
+// pull gets the image r from at, which is r's registry or a mirror.
+func (s *Images) pull(ctx context.Context, norm string, r, at name.Reference, o Origin) (im cluster.Image, err error) {
 	s.begin()
 	defer func() { s.end(err != nil) }()
-	img, err := remote.Image(r, remote.WithContext(ctx), remote.WithAuth(authn.Anonymous),
+	auth := authn.Anonymous
+	if o.User != "" {
+		auth = authn.FromConfig(authn.AuthConfig{Username: o.User, Password: o.Password})
+	}
+	img, err := remote.Image(at, remote.WithContext(ctx), remote.WithAuth(auth), remote.WithTransport(sealed{remote.DefaultTransport}),
 		remote.WithPlatform(v1.Platform{OS: "linux", Architecture: runtime.GOARCH}))
 	if err != nil {
 		return im, err
@@ -145,7 +224,7 @@ func (s *Images) Ensure(ctx context.Context, want cluster.Image, peers ...Peer) 
 		if err != nil {
 			return fmt.Errorf("image reference %q: %w", want.Ref, err)
 		}
-		_, err = s.pull(ctx, want.Ref, r.Context().Digest(want.Digest))
+		_, err = s.pullFrom(ctx, want.Ref, r.Context().Digest(want.Digest))
 		if err == nil {
 			_, err = s.Prepare(ctx, want.Digest)
 			return err
