@@ -23,6 +23,7 @@ type Upload struct {
 	sum   hash.Hash
 	size  int64
 	limit int64
+	left  int64 // bytes until the next look for room
 }
 
 // NewUpload begins a blob of at most limit bytes. It must end with Commit or Cancel.
@@ -42,7 +43,14 @@ func (u *Upload) Write(p []byte) (int, error) {
 	if int64(len(p)) > u.limit-u.size {
 		return 0, fmt.Errorf("upload: more than the %d bytes allowed: %w", u.limit, ErrTooLarge)
 	}
+	if u.left <= 0 {
+		if err := u.s.room(); err != nil {
+			return 0, fmt.Errorf("upload after %d bytes: %w", u.size, err)
+		}
+		u.left = roomEvery
+	}
 	n, err := u.f.Write(p)
+	u.left -= int64(n)
 	u.sum.Write(p[:n])
 	u.size += int64(n)
 	if err != nil {
