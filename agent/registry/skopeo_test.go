@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
@@ -40,6 +41,7 @@ func TestSkopeo(t *testing.T) {
 	dir := t.TempDir()
 	run := func(args ...string) (string, error) {
 		cmd := exec.CommandContext(t.Context(), skopeo, append([]string{"--insecure-policy"}, args...)...)
+		cmd.Stdin = strings.NewReader("push\n")
 		cmd.Env = append(env, "HOME="+dir, "REGISTRY_AUTH_FILE="+dir+"/auth.json", "XDG_RUNTIME_DIR="+dir)
 		out, err := cmd.CombinedOutput()
 		return string(out), err
@@ -60,7 +62,16 @@ func TestSkopeo(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(certs, "ca.crt"), ca, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	img := randomImage(t, 200_000, 3)
+	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, typeManifest), "application/vnd.oci.image.config.v1+json")
+	for range 3 {
+		layer, err := random.Layer(200_000, "application/vnd.oci.image.layer.v1.tar")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if img, err = mutate.AppendLayers(img, layer); err != nil {
+			t.Fatal(err)
+		}
+	}
 	src := filepath.Join(dir, "src")
 	p, err := layout.Write(src, empty.Index)
 	if err != nil {
@@ -74,7 +85,7 @@ func TestSkopeo(t *testing.T) {
 	if out, err := run("copy", "--dest-cert-dir", certs, "oci:"+src+":one", to); err == nil {
 		t.Fatalf("without a password: got no error: %s", out)
 	}
-	must("login", "--cert-dir", certs, "--username", "ann", "--password", "push", host)
+	must("login", "--cert-dir", certs, "--username", "ann", "--password-stdin", host)
 	must("copy", "--preserve-digests", "--dest-cert-dir", certs, "oci:"+src+":one", to)
 	want, err := img.Digest()
 	if err != nil {
