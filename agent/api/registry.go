@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/skein-os/skein/agent/cluster"
@@ -256,9 +258,9 @@ func (s *Server) dropImages(w http.ResponseWriter, r *http.Request, list []reten
 	return nil
 }
 
-// holdImages writes the records of images that services get: of a deploy and the image's removal at the same moment, one
-// is refused.
-func holdImages(st *cluster.State, t *cluster.Txn, now time.Time) {
+// holdImages adds the records of images that services get: of a deploy and the image's removal at the same moment, one
+// is refused. It tells whether all of them are still what was meant.
+func holdImages(st *cluster.State, t *cluster.Txn, now time.Time) bool {
 	held := map[string]bool{}
 	for _, p := range t.Puts {
 		svc, ok := p.Value.(cluster.Service)
@@ -266,13 +268,45 @@ func holdImages(st *cluster.State, t *cluster.Txn, now time.Time) {
 			continue
 		}
 		held[svc.ImageDigest] = true
-		if im := findImage(st, svc.Image); im != nil && im.Digest == svc.ImageDigest {
-			next := *im
-			next.Used = now.UTC()
-			t.Conditions = append(t.Conditions, cluster.Condition{Key: im.Key(), Revision: im.Revision})
-			t.Puts = append(t.Puts, cluster.Put{Key: im.Key(), Value: next})
+		im := findImage(st, svc.Image)
+		if im == nil || im.Digest != svc.ImageDigest {
+			return false
 		}
+		next := *im
+		next.Used = now.UTC()
+		t.Conditions = append(t.Conditions, cluster.Condition{Key: im.Key(), Revision: im.Revision})
+		t.Puts = append(t.Puts, cluster.Put{Key: im.Key(), Value: next})
 	}
+	return true
+}
+
+// holdTries is how often a deploy is tried anew because another one with the same image was quicker.
+const holdTries = 3
+
+// commitHolding commits a deploy with its images held. If only their records have changed meanwhile, it is tried again.
+func (s *Server) commitHolding(r *http.Request, st *cluster.State, t cluster.Txn, what string) (err error) {
+	for range holdTries {
+		next := t
+		next.Conditions, next.Puts = slices.Clone(t.Conditions), slices.Clone(t.Puts)
+		if !holdImages(st, &next, time.Now()) {
+			return conflict("%s: an image was changed or removed at the same moment; nothing was done, try again", what)
+		}
+		err = s.commit(r, next, what)
+		var refused *statusError
+		if !errors.As(err, &refused) || refused.status != http.StatusConflict {
+			return err
+		}
+		// The change that was quicker comes to this node's copy in a moment.
+		for deadline := time.Now().Add(200 * time.Millisecond); s.backend.State().Revision == st.Revision && time.Now().Before(deadline); {
+			select {
+			case <-r.Context().Done():
+				return r.Context().Err()
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+		st = s.backend.State()
+	}
+	return err
 }
 
 // RegistryUsers lists who may use the cluster's registry.

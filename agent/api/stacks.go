@@ -33,13 +33,12 @@ func (s *Server) deploy(w http.ResponseWriter, r *http.Request) error {
 	if len(t.Puts)+len(t.Deletes) > 0 {
 		holdVolumes(st, &t)
 		holdShares(st, &t)
-		holdImages(st, &t, time.Now())
 		_, who := s.role(r)
 		for i := range t.Events {
 			t.Events[i].Node, t.Events[i].Time = s.backend.Self(), time.Now()
 			t.Events[i].Why = "asked by operator " + who
 		}
-		if err := s.commit(r, t, "deploy "+stack); err != nil {
+		if err := s.commitHolding(r, st, t, "deploy "+stack); err != nil {
 			return err
 		}
 	}
