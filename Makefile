@@ -14,7 +14,7 @@ TOOLS    := qemu-system-x86_64 ip nft
 # Kept going to the end of a long run by CI's own limit; a hang is cut here.
 TESTTIME := 40m
 
-.PHONY: all up down test unit guest sim bench chaos outage lint fmt deps build image clean
+.PHONY: all up down test unit guest sim bench chaos outage lint fmt deps build image skopeo clean
 
 all: build
 
@@ -27,7 +27,7 @@ down:
 	bin/skein lab down
 
 ## test: all tests: lint, units, guests under emulation, the cluster end to end
-test: deps build image lint
+test: deps build image skopeo lint
 	SKEIN_IMAGE_DIR=$(abspath $(IMAGE)) SKEIN_DEMO_DIR=$(abspath $(DEMO)) SKEIN_BIN=$(abspath bin/skein) SKEIN_CACHE_DIR=$(abspath $(CACHE)) \
 		$(GO) test -timeout $(TESTTIME) -p 1 ./...
 
@@ -68,6 +68,13 @@ build:
 image: build
 	bin/skein image build --format lab,pxe,uki,raw --cache $(CACHE) --skeind bin/skeind --out $(IMAGE)
 	bin/skein image demo --cache $(CACHE) --out $(DEMO)
+
+# skopeo of Debian beside this machine's programs, for the tests of the registry; they skip without it.
+SKOPEO := skopeo libgpgme11 libassuan0 libdevmapper1.02.1 golang-github-containers-common
+skopeo:
+	@test -e $(CACHE)/skopeo/usr/bin/skopeo || { mkdir -p $(CACHE)/skopeo/debs && cd $(CACHE)/skopeo/debs && \
+		apt-get download -qq $(SKOPEO) 2>/dev/null && for d in *.deb; do dpkg-deb -x $$d ..; done; } || \
+		echo 'no skopeo from apt: the tests with it are skipped'
 
 ## deps: install what is missing on a fresh Debian machine
 deps:

@@ -180,6 +180,9 @@ func (a *Agent) serve(ctx context.Context, m *membership) error {
 	run(p.keepCertificates)
 	run(p.disks.Watch)
 	run(p.followDisks)
+	if !p.a.id.Witness {
+		run(func(ctx context.Context) { p.serveRegistry(ctx, serverTLS) })
+	}
 	run(p.jobs.coordinate)
 	run(p.jobs.execute)
 	a.log.Info("node is a member", "node", self.Name, "number", self.Number, "epoch", self.Epoch, "cluster", m.Meta.Name)
@@ -216,6 +219,7 @@ func (p *parts) open() error {
 	if p.images, err = container.OpenImages(p.a.path("images"), container.Limits{}, log.With("part", "images")); err != nil {
 		return err
 	}
+	p.images.Origins = p.origins
 	if p.runtime, err = container.New(container.Config{
 		Root: p.a.path("containers"), Images: p.images, Cgroup: "/skein.services",
 		Volumes: p.a.path("volumes"), Shared: SharedRoot,
@@ -601,6 +605,7 @@ func (p *parts) serveAPI(ctx context.Context, l net.Listener, serverTLS *tls.Con
 	handler := api.NewServer(&backend{parts: p}, p.join, access.Caller, p.a.log.With("part", "api"))
 	handler.HandleJobs(p.jobs)
 	handler.HandleNet(p)
+	handler.HandleRegistry(p.jobImages)
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true) // joining is one HTTP/1 request on the connection that its proof is bound to
 	protocols.SetHTTP2(true)

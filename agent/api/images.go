@@ -54,9 +54,8 @@ func (s *Server) recordImages(r *http.Request, images []cluster.Image, how strin
 	if len(images) == 0 {
 		return badRequest("the archive holds no named image: give it a name with --name, or write org.opencontainers.image.ref.name into its index")
 	}
-	var t cluster.Txn
+	t := cluster.RecordImages(s.backend.State(), images)
 	for _, im := range images {
-		t.Puts = append(t.Puts, cluster.Put{Key: im.Key(), Value: im})
 		t.Events = append(t.Events, cluster.Event{Time: time.Now(), Node: s.backend.Self(), Kind: cluster.EventImage,
 			Subject: "image " + im.Ref, Text: fmt.Sprintf("%s, %.1f MB, %.19s", how, float64(im.Size)/1e6, im.Digest)})
 	}

@@ -99,6 +99,15 @@ var routes = map[string]need{
 	"GET /v1/netboot/files/{digest}": operateBy,
 	"GET /v1/nodes/{name}/netboot":   lookOn,
 
+	"GET /v1/registry/users":           lookOn,
+	"POST /v1/registry/users/{name}":   govern,
+	"DELETE /v1/registry/users/{name}": govern,
+	"GET /v1/registry/hosts":           lookOn,
+	"PUT /v1/registry/hosts/{host}":    govern,
+	"DELETE /v1/registry/hosts/{host}": govern,
+	"DELETE /v1/images":                operate,
+	"POST /v1/images/prune":            operate,
+
 	"POST /v1/jobs/pull":        nodesOnly,
 	"POST /v1/jobs":             operateBy,
 	"GET /v1/jobs":              lookOn,

@@ -13,6 +13,7 @@ func TestEveryRouteHasARole(t *testing.T) {
 	s := NewServer(newMemory("n1"), http.NotFoundHandler(), func(*http.Request) (string, string) { return RoleNone, "" }, slog.New(slog.DiscardHandler))
 	s.HandleJobs(nil)
 	s.HandleNet(nil)
+	s.HandleRegistry(nil)
 	served := map[string]bool{}
 	for _, p := range s.patterns {
 		served[p] = true

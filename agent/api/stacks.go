@@ -38,7 +38,7 @@ func (s *Server) deploy(w http.ResponseWriter, r *http.Request) error {
 			t.Events[i].Node, t.Events[i].Time = s.backend.Self(), time.Now()
 			t.Events[i].Why = "asked by operator " + who
 		}
-		if err := s.commit(r, t, "deploy "+stack); err != nil {
+		if err := s.commitHolding(r, st, t, "deploy "+stack); err != nil {
 			return err
 		}
 	}
@@ -115,6 +115,9 @@ func checkServices(st *cluster.State, stack string, services []cluster.Service) 
 			return badRequest("service %s: the cluster has no image %q; load it with 'skein image load FILE' or fetch it with 'skein image pull %s'",
 				svc.FullName(), svc.Image, svc.Image)
 		}
+		if img.Artifact {
+			return badRequest("service %s: %q cannot be run: it is no container image for these machines", svc.FullName(), svc.Image)
+		}
 		svc.ImageDigest = img.Digest
 	}
 	return nil
@@ -138,6 +141,7 @@ func holdVolumes(st *cluster.State, t *cluster.Txn) {
 }
 
 func findImage(st *cluster.State, ref string) *cluster.Image {
+	ref = cluster.PlainRef(ref)
 	for i := range st.Images {
 		if im := &st.Images[i]; im.Ref == ref || im.Ref == ref+":latest" {
 			return im

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 )
@@ -64,11 +65,25 @@ type Image struct {
 	Digest string    `json:"digest"` // sha256:... of the manifest
 	Size   int64     `json:"size_bytes"`
 	Blobs  []string  `json:"blobs"`  // digests of manifest, config and layers
-	Source string    `json:"source"` // "archive" or the registry it came from
+	Source string    `json:"source"` // "archive", "push" or the registry it came from
 	Loaded time.Time `json:"loaded"`
+	// Index is the digest of what the name means to a registry's clients, if that is an index of which Digest is the
+	// part for these machines. Its other parts are in Blobs too.
+	Index string `json:"index,omitempty"`
+	// Artifact: nothing of it can be run here. It is kept for the registry's clients, and never unpacked.
+	Artifact bool `json:"artifact,omitempty"`
+	// Subject is the digest of the manifest that an artifact is about: a signature stays as long as what it signs.
+	Subject string `json:"subject,omitempty"`
+	// Replaced: it had a name that means another image now.
+	Replaced bool `json:"replaced,omitempty"`
+	// Used is when a service was last deployed with it; zero: never.
+	Used time.Time `json:"used,omitzero"`
 
 	Revision int64 `json:"-"`
 }
+
+// Top is the digest of what the name means to a registry's clients.
+func (i *Image) Top() string { return cmp.Or(i.Index, i.Digest) }
 
 // Key is the ledger's key of the image.
 func (i *Image) Key() string { return KeyImages + i.Ref }
@@ -125,6 +140,9 @@ type State struct {
 	NodeCerts  []NodeCerts
 	Users      []User
 	Netboot    *NetbootRecord // nil: members boot no machines
+
+	RegistryUsers []RegistryUser
+	RegistryHosts []RegistryHost
 	// Events are not part of it: they are read by whoever shows them.
 }
 

@@ -97,7 +97,7 @@ func (s *Images) put(ctx context.Context, digest string, limit int64, r io.Reade
 	}()
 	defer f.Close()
 	sum := sha256.New()
-	size, err = io.CopyBuffer(io.MultiWriter(f, sum), io.LimitReader(&ctxReader{ctx, r}, limit+1), make([]byte, 128<<10))
+	size, err = io.CopyBuffer(io.MultiWriter(f, sum), io.LimitReader(&roomReader{r: &ctxReader{ctx, r}, s: s}, limit+1), make([]byte, 128<<10))
 	if err != nil {
 		return "", 0, fmt.Errorf("store %s after %d bytes: %w", name, size, full(s.dir, err))
 	}

@@ -15,6 +15,8 @@ var (
 	ErrDigest = errors.New("content does not match its digest")
 	// ErrTooLarge: a limit of Limits was exceeded.
 	ErrTooLarge = errors.New("too large")
+	// ErrManifest: a manifest or index is not what the OCI image specification says.
+	ErrManifest = errors.New("not a valid manifest")
 	// ErrRunning: the container runs already.
 	ErrRunning = errors.New("already running")
 	// ErrNotRunning: the container does not run now.

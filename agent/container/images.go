@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -58,21 +60,26 @@ func (l Limits) withDefaults() Limits {
 //	roots/<hex>/         unpacked images, by manifest digest
 //	images.json          names
 type Images struct {
+	// Origins tells where images of a registry can be had, in order. It is set before the first pull; nil: at the registry,
+	// without credentials.
+	Origins func(ctx context.Context, host string) ([]Origin, error)
+
 	dir    string
 	limits Limits
 	log    *slog.Logger
 
 	mu      sync.Mutex
 	refs    map[string]cluster.Image
-	writers int                // loads, pulls and fetches in progress; their blobs have no name yet
-	garbage bool               // a sweep is due as soon as writers is zero
-	unpacks map[string]*unpack // by manifest digest, in progress
+	writers int                  // loads, pulls and fetches in progress; their blobs have no name yet
+	garbage bool                 // a sweep is due as soon as writers is zero
+	unpacks map[string]*unpack   // by manifest digest, in progress
+	held    map[string]time.Time // hex digests of blobs that no name needs yet, and until when they stay
 }
 
 // OpenImages opens the store in dir, or makes it. What a crashed predecessor left half done is removed.
 func OpenImages(dir string, limits Limits, log *slog.Logger) (*Images, error) {
 	s := &Images{dir: dir, limits: limits.withDefaults(), log: log,
-		refs: map[string]cluster.Image{}, unpacks: map[string]*unpack{}}
+		refs: map[string]cluster.Image{}, unpacks: map[string]*unpack{}, held: map[string]time.Time{}}
 	if err := os.RemoveAll(s.path("ingest")); err != nil {
 		return nil, fmt.Errorf("open image store: %w", err)
 	}
@@ -159,8 +166,10 @@ func (s *Images) Remove(ref string) error {
 	return s.sweep()
 }
 
-// Normalize is the one way a reference is written as a name: without the default registry, with a tag.
+// Normalize is the one way a reference is written as a name: without the default registry or the cluster's own, with
+// a tag.
 func Normalize(ref string) (string, error) {
+	ref = cluster.PlainRef(ref)
 	r, err := name.ParseReference(ref)
 	if err != nil {
 		return "", fmt.Errorf("image reference %q: %w; write it like demo/web:1 or registry.example.org/demo/web:1", ref, err)
@@ -203,8 +212,8 @@ func (s *Images) add(im cluster.Image) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before := maps.Clone(s.refs)
-	if old, ok := s.refs[im.Ref]; ok && old.Digest != im.Digest {
-		old.Ref = untagged(old.Ref) + "@" + old.Digest
+	if old, ok := s.refs[im.Ref]; ok && old.Top() != im.Top() {
+		old = old.ByDigest()
 		s.refs[old.Ref] = old
 	}
 	s.refs[im.Ref] = im
@@ -212,16 +221,10 @@ func (s *Images) add(im cluster.Image) error {
 		s.refs = before
 		return fmt.Errorf("record image %s: %w", im.Ref, err)
 	}
-	return nil
-}
-
-// untagged cuts tag and digest off a normalized reference.
-func untagged(ref string) string {
-	ref, _, _ = strings.Cut(ref, "@")
-	if i := strings.LastIndexByte(ref, ':'); i > strings.LastIndexByte(ref, '/') {
-		ref = ref[:i]
+	for _, b := range im.Blobs {
+		delete(s.held, strings.TrimPrefix(b, "sha256:")) // the name keeps it from now on
 	}
-	return ref
+	return nil
 }
 
 func (s *Images) saveRefs() error {
@@ -240,6 +243,14 @@ func (s *Images) sweep() error {
 	}
 	s.garbage = false
 	keep := map[string]bool{}
+	now := time.Now()
+	for h, until := range s.held {
+		if now.After(until) {
+			delete(s.held, h)
+			continue
+		}
+		keep["blobs/sha256/"+h] = true
+	}
 	for _, im := range s.refs {
 		for _, b := range im.Blobs {
 			keep["blobs/sha256/"+strings.TrimPrefix(b, "sha256:")] = true

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -233,6 +234,21 @@ func TestPrepareHostile(t *testing.T) {
 		{"whiteout of everything", tarOf(t, file(up+"/.wh.victim", ""), symlink("l", outside), file("l/.wh.victim", "")), nil, false},
 		{"whiteout of the parent", tarOf(t, file(".wh...", "")), nil, true},
 		{"device", tarOf(t, entry{Header: tar.Header{Name: "sda", Typeflag: tar.TypeBlock, Devmajor: 8, Mode: 0o666}}), nil, false},
+		{"character device", tarOf(t, entry{Header: tar.Header{Name: "sda", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 1, Mode: 0o666}}), nil, false},
+		{"hard link that climbs", tarOf(t, link("h", up+"/victim"), file("h", "evil")), nil, true},
+		{"hard link to the parent", tarOf(t, link("h", "..")), nil, true},
+		// Mode and owner of the entry must not reach what the symbolic link names.
+		{"hard link to a symbolic link", tarOf(t, symlink("s", victim), entry{Header: tar.Header{Name: "h", Typeflag: tar.TypeLink, Linkname: "s", Mode: 0o777, Uid: 7}}), nil, false},
+		{"file over a symbolic link", tarOf(t, symlink("s", victim), file("s", "evil")), nil, false},
+		{"directory over a symbolic link", tarOf(t, symlink("s", outside), dir("s/"), file("s/victim", "evil")), nil, false},
+		{"symbolic link over a directory", tarOf(t, dir("d/"), file("d/x", "x"), symlink("d", outside), file("d/victim", "evil")), nil, false},
+		{"links in a circle", tarOf(t, symlink("a", "b"), symlink("b", "a"), file("a/x", "x")), nil, true},
+		{"whiteout without a name", tarOf(t, file("d/.wh.", "")), nil, true},
+		{"whiteout of itself", tarOf(t, file("d/.wh..", "")), nil, true},
+		{"opaque through a link", tarOf(t, symlink("l", outside), file("l/.wh..wh..opq", "")), nil, false},
+		{"opaque where nothing is", tarOf(t, file("new/.wh..wh..opq", "")), nil, false},
+		{"opaque root", tarOf(t, file("x", "x"), file(".wh..wh..opq", "")), nil, false},
+		{"deep", tarOf(t, file(strings.Repeat("d/", 60)+"x", "x")), ErrTooLarge, true},
 		{"file capabilities", tarOf(t, xattr), nil, false},
 		{"giant", tarOf(t, big), ErrTooLarge, true},
 		{"many", tarOf(t, many...), ErrTooLarge, true},
@@ -247,6 +263,12 @@ func TestPrepareHostile(t *testing.T) {
 		if got, err := os.ReadFile(victim); string(got) != "untouched" {
 			t.Errorf("%s: file outside: got %q, %v", c.name, got, err)
 			_ = os.WriteFile(victim, []byte("untouched"), 0o600)
+		}
+		if st, err := os.Stat(victim); err != nil || st.Mode() != 0o600 || st.Sys().(*syscall.Stat_t).Uid != uint32(os.Getuid()) {
+			t.Errorf("%s: file outside: got %v, %v", c.name, st, err)
+		}
+		if list, err := os.ReadDir(outside); err != nil || len(list) != 1 {
+			t.Errorf("%s: folder outside: got %v, %v", c.name, list, err)
 		}
 		if err != nil {
 			if left, _ := filepath.Glob(s.path("roots", "*")); len(left) != 0 {

@@ -12,6 +12,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"strings"
 
 	layers "github.com/containerd/containerd/v2/pkg/archive"
@@ -130,7 +131,7 @@ func (s *Images) unpackTo(ctx context.Context, digest, dir string) (err error) {
 	if err := os.Mkdir(part+"/rootfs", 0o755); err != nil {
 		return err
 	}
-	b := budget{bytes: s.limits.Unpacked, files: s.limits.Files}
+	b := budget{bytes: s.limits.Unpacked, files: s.limits.Files, made: map[string]bool{}}
 	for i, l := range m.Layers {
 		if err := s.applyLayer(ctx, l.Digest.String(), part+"/rootfs", &b); err != nil {
 			return fmt.Errorf("layer %d of %d, %s: %w", i+1, len(m.Layers), l.Digest, err)
@@ -157,13 +158,31 @@ func (s *Images) applyLayer(ctx context.Context, digest, root string, b *budget)
 		return err
 	}
 	defer r.Close()
-	return applyTar(ctx, root, r, b)
+	return applyTar(ctx, root, &roomReader{r: r, s: s}, b)
 }
 
 // budget is what is left of the limits of one image.
 type budget struct {
 	bytes int64
 	files int
+	made  map[string]bool // directories that entries have stated or implied
+}
+
+// entry takes one entry, and the directories above it that no other one has named: one entry may imply two thousand, and
+// each costs an inode.
+func (b *budget) entry(h *tar.Header) error {
+	if h.Typeflag == tar.TypeDir {
+		b.made[path.Clean("/"+h.Name)] = true
+	}
+	b.files--
+	for dir := path.Dir(path.Clean("/" + h.Name)); dir != "/" && !b.made[dir]; dir = path.Dir(dir) {
+		b.made[dir] = true
+		b.files--
+	}
+	if b.files < 0 {
+		return fmt.Errorf("too many files: %w", ErrTooLarge)
+	}
+	return nil
 }
 
 // applyTar applies one layer. Paths and links are kept inside root by archive.Apply; device nodes are
@@ -172,8 +191,8 @@ func applyTar(ctx context.Context, root string, r io.Reader, b *budget) error {
 	// Headers and padding come on top of the files: 4 KiB for each is more than any real layer has.
 	limited := &limitReader{r: r, left: b.bytes + 4096*int64(b.files)}
 	_, err := layers.Apply(ctx, root, limited, layers.WithFilter(func(h *tar.Header) (bool, error) {
-		if b.files--; b.files < 0 {
-			return false, fmt.Errorf("too many files: %w", ErrTooLarge)
+		if err := b.entry(h); err != nil {
+			return false, err
 		}
 		if h.Size < 0 || h.Size > b.bytes {
 			return false, fmt.Errorf("too many bytes when unpacked: %w", ErrTooLarge)

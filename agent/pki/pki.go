@@ -17,6 +17,8 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"github.com/skein-os/skein/agent/cluster"
 )
 
 // Role is what a certificate entitles to. The values are those that the API knows.
@@ -132,7 +134,7 @@ func (ca *CA) SignNode(csr *x509.CertificateRequest, name string, addrs []netip.
 		Subject:     pkix.Name{CommonName: name, Organization: []string{orgNode}, SerialNumber: stamp.String()},
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		DNSNames:    []string{ServerName, name},
+		DNSNames:    []string{ServerName, name, cluster.RegistryName},
 	}
 	for _, a := range addrs {
 		t.IPAddresses = append(t.IPAddresses, net.IP(a.AsSlice()))

@@ -14,7 +14,7 @@ import (
 )
 
 // statePrefixes are what a State is made of; meta is one key.
-var statePrefixes = []string{cluster.KeyNodes, cluster.KeyServices, cluster.KeyInstances, cluster.KeyStatus, cluster.KeyImages, cluster.KeyBMCs, cluster.KeyFences, cluster.KeyFenceRate, cluster.KeyWatchdogs, cluster.KeySANs, cluster.KeyDisks, cluster.KeyVolumes, cluster.KeyKept, cluster.KeyShared, cluster.KeyReports, cluster.KeyDisk, cluster.KeyAdmission, cluster.KeyUpdates, cluster.KeyAge, cluster.KeyCerts, cluster.KeyUsers, cluster.KeyNetboot, cluster.KeyPorts}
+var statePrefixes = []string{cluster.KeyNodes, cluster.KeyServices, cluster.KeyInstances, cluster.KeyStatus, cluster.KeyImages, cluster.KeyBMCs, cluster.KeyFences, cluster.KeyFenceRate, cluster.KeyWatchdogs, cluster.KeySANs, cluster.KeyDisks, cluster.KeyVolumes, cluster.KeyKept, cluster.KeyShared, cluster.KeyReports, cluster.KeyDisk, cluster.KeyAdmission, cluster.KeyUpdates, cluster.KeyAge, cluster.KeyCerts, cluster.KeyUsers, cluster.KeyNetboot, cluster.KeyRegistryUsers, cluster.KeyRegistryHosts, cluster.KeyPorts}
 
 // Read reads the whole state as it is now: all that was committed before the call is in it.
 func (s *Store) Read(ctx context.Context) (*cluster.State, error) {
@@ -248,6 +248,20 @@ func (b *builder) put(kv *mvccpb.KeyValue) error {
 		}
 		v.Revision = kv.ModRevision
 		set(b, cluster.KeyUsers, &b.next.Users, key, v, (*cluster.User).Key)
+	case strings.HasPrefix(key, cluster.KeyRegistryUsers):
+		var v cluster.RegistryUser
+		if err := json.Unmarshal(kv.Value, &v); err != nil {
+			return err
+		}
+		v.Revision = kv.ModRevision
+		set(b, cluster.KeyRegistryUsers, &b.next.RegistryUsers, key, v, (*cluster.RegistryUser).Key)
+	case strings.HasPrefix(key, cluster.KeyRegistryHosts):
+		var v cluster.RegistryHost
+		if err := json.Unmarshal(kv.Value, &v); err != nil {
+			return err
+		}
+		v.Revision = kv.ModRevision
+		set(b, cluster.KeyRegistryHosts, &b.next.RegistryHosts, key, v, (*cluster.RegistryHost).Key)
 	}
 	return nil
 }
@@ -300,6 +314,10 @@ func (b *builder) remove(key string) {
 		unset(b, cluster.KeyCerts, &b.next.NodeCerts, key, (*cluster.NodeCerts).Key)
 	case strings.HasPrefix(key, cluster.KeyUsers):
 		unset(b, cluster.KeyUsers, &b.next.Users, key, (*cluster.User).Key)
+	case strings.HasPrefix(key, cluster.KeyRegistryUsers):
+		unset(b, cluster.KeyRegistryUsers, &b.next.RegistryUsers, key, (*cluster.RegistryUser).Key)
+	case strings.HasPrefix(key, cluster.KeyRegistryHosts):
+		unset(b, cluster.KeyRegistryHosts, &b.next.RegistryHosts, key, (*cluster.RegistryHost).Key)
 	}
 }
 

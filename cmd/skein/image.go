@@ -79,6 +79,7 @@ func imageCommand() *cobra.Command {
 		cmd.AddCommand(c)
 	}
 	cmd.AddCommand(imageBuildCommands()...)
+	cmd.AddCommand(imageRemoveCommands()...)
 	return cmd
 }
 

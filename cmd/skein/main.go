@@ -90,7 +90,7 @@ func rootCommand() *cobra.Command {
 	root.PersistentFlags().String("endpoint", "", "ask this node, HOST[:PORT], and no other (default: whichever of the context's answers)")
 	root.AddCommand(statusCommand(), nodeCommand(), deployCommand(), scaleCommand(), rollbackCommand(), lsCommand(), psCommand(), logsCommand(),
 		execCommand(), rmCommand(), eventsCommand(), whyCommand(), planCommand(), decisionsCommand(), replayCommand(),
-		fenceCommand(), sanCommand(), diskCommand(), volumeCommand(), sharedCommand(), clusterCommand(), netCommand(), netbootCommand(), imageCommand(), runCommand(), arrayCommand(), mapCommand(), jobCommand(), contextCommand(), userCommand(), labCommand())
+		fenceCommand(), sanCommand(), diskCommand(), volumeCommand(), sharedCommand(), clusterCommand(), netCommand(), netbootCommand(), imageCommand(), runCommand(), arrayCommand(), mapCommand(), jobCommand(), contextCommand(), userCommand(), registryCommand(), labCommand())
 	// A wrong number of arguments is wrong usage, whatever the command.
 	walk(root, func(c *cobra.Command) {
 		if check := c.Args; check != nil {

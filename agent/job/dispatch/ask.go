@@ -107,8 +107,12 @@ func check(st *cluster.State, spec *job.Spec, inputs []string) error {
 	}
 	var refs []string
 	spec.ImageDigest = ""
+	spec.Image = cluster.PlainRef(spec.Image)
 	for i := range st.Images {
 		im := &st.Images[i]
+		if im.Artifact {
+			continue // nothing of it can be run
+		}
 		refs = append(refs, im.Ref)
 		if im.Ref == spec.Image || im.Ref == spec.Image+":latest" || spec.Image == "" && len(st.Images) == 1 {
 			spec.Image, spec.ImageDigest = im.Ref, im.Digest
