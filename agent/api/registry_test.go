@@ -30,7 +30,7 @@ func noJobs(context.Context) (map[string]string, error) { return nil, nil }
 
 func TestRegistryUsers(t *testing.T) {
 	m := newMemory("n1")
-	c, s := serve(t, m, RoleOperator)
+	c, s := serve(t, m, RoleAdmin)
 	s.HandleRegistry(noJobs)
 	u, err := c.AddRegistryUser(t.Context(), "ci", false)
 	if err != nil {
@@ -67,7 +67,7 @@ func TestRegistryUsers(t *testing.T) {
 
 func TestRegistryHosts(t *testing.T) {
 	m := newMemory("n1")
-	c, s := serve(t, m, RoleOperator)
+	c, s := serve(t, m, RoleAdmin)
 	s.HandleRegistry(noJobs)
 	req := RegistryHostRequest{RegistryHost: cluster.RegistryHost{Host: "registry.example.org:5000", User: "ann"}, Password: "open sesame", Login: true}
 	if _, err := c.SetRegistryHost(t.Context(), req); err != nil {
@@ -110,7 +110,7 @@ func TestRemoveImages(t *testing.T) {
 		{Ref: "demo/old@" + digest("c"), Digest: digest("c"), Blobs: []string{digest("c")}, Replaced: true, Loaded: old, Revision: 4},
 		{Ref: "demo/web:1", Digest: digest("a"), Blobs: []string{digest("a")}, Source: container.SourceArchive, Loaded: old, Revision: 5},
 	}
-	c, s := serve(t, m, RoleOperator)
+	c, s := serve(t, m, RoleAdmin)
 	var trouble error
 	s.HandleRegistry(func(context.Context) (map[string]string, error) {
 		return map[string]string{digest("b"): "job count-1"}, trouble
@@ -143,7 +143,7 @@ func TestDeployHoldsImages(t *testing.T) {
 	m := newMemory("n1")
 	m.state.Images[0].Revision = 8
 	m.state.Images[0].Digest = "sha256:" + strings.Repeat("a", 64)
-	c, _ := serve(t, m, RoleOperator)
+	c, _ := serve(t, m, RoleAdmin)
 	svc := cluster.Service{Stack: "shop", Name: "front", Image: "registry.cluster:7702/" + image, Replicas: 1, Hash: "x"}
 	if _, err := c.Deploy(t.Context(), "shop", []cluster.Service{svc}); err != nil {
 		t.Fatal(err)
